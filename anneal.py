@@ -1,0 +1,199 @@
+"""Anneal structures to the highest and the lowest diffusivity a surrogate predicts, and label them exactly.
+
+    python anneal.py --data runs/data --checkpoint runs/model/surrogate.pt --out runs/annealed
+    torchrun --nproc-per-node 8 anneal.py --data runs/data --checkpoint runs/model/surrogate.pt
+
+The chains' best structures and others that they visited, uniform in predicted D* beyond the data's extreme,
+go to the exact solver and into shards: `train.py --data runs/data runs/annealed` learns from both. Stopped,
+the same command goes on from the last whole cycle and shard. summary.json and traces.json say how it went.
+"""
+
+import dataclasses
+import functools
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+import gpuion
+from gpuion import files
+from gpuion.annealing import AnnealResult, anneal, check_settings, load_state, load_states, save_state
+from gpuion.config import option, parse
+from gpuion.dataset import write_shard, write_summary
+from gpuion.distributed import World, start
+from gpuion.errors import CheckpointError, ConfigError, run_script
+from gpuion.relabel import Selection, compare, join, relabel, select
+from gpuion.training import metrics
+from gpuion.voxels import voxelize
+
+CYCLES = {"max": 50, "min": 100}  # the paper's
+FRESH = 2**31  # added to a chain's id for the id of its start structure, which then is none of the data's
+SHARD = 16  # structures labelled between two writes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """What to anneal and how."""
+
+    data: tuple[str, ...] = option((), "folders of labelled structures; the first has the unit of D*")
+    checkpoint: str = option("", "the surrogate, a file of train.py")
+    out: Path = option(Path("runs/annealed"), "folder for shards, traces and summary", identity=False)
+    direction: str = option("both", "anneal this way only", flags={"--maximize": "max", "--minimize": "min"})
+    chains: int = option(10, "independent runs a direction")
+    cycles: int | None = option(None, "cycles of falling temperature; 50 up and 100 down if not given")
+    steps: int = option(2500, "moves proposed a cycle and chain")
+    temperature: float = option(9.8e-3, "temperature of the first cycle, in units of D*")
+    cooling: float = option(0.9, "factor on the temperature from cycle to cycle")
+    start: str = option("random", "fresh random structures, or the data's extremes", choices=("random", "data"))
+    relabel: int = option(200, "visited structures a direction to label besides the chains' best")
+    samples: int = option(25, "visited structures kept a cycle and chain, to choose from")
+    tolerance: float = option(1e-3, "relative error of the exact labels")
+    batch: int = option(64, "structures the surrogate scores at once")
+    force: bool = option(False, "use a checkpoint of another box, diameter, number of spheres or unit of D*")
+    seed: int = option(0, "seed of start structures, moves and choice")
+    device: str = option("auto", "auto, cpu or cuda", identity=False)
+
+    @property
+    def directions(self) -> dict[str, int]:
+        """The directions to go and their numbers of cycles."""
+        go = CYCLES if self.direction == "both" else {self.direction: CYCLES[self.direction]}
+        return {d: cycles if self.cycles is None else self.cycles for d, cycles in go.items()}
+
+
+def main() -> None:
+    """Anneal, choose, label, report."""
+    config = parse(Config, Path(__file__).parent, __doc__ or "")
+    check(config)
+    world = start(config.device)
+    data, net = gpuion.open_dataset(config.data), gpuion.load_surrogate(config.checkpoint, world.device)
+    check_fit(config, net.meta, data)
+    files.claim_folder(config.out, "anneal", config, world)
+    for direction in config.directions:
+        run(config, world, data, net, direction)
+    world.barrier()
+    results = {d: load_states(config.out.glob(f"state-{d}-*.pt")) for d in config.directions}
+    chosen = [
+        select(result, config.relabel, limit=extreme(data, d), maximize=d == "max", seed=config.seed)
+        for d, result in results.items()
+    ]
+    write_labels(config, world, data, join(chosen))
+    world.barrier()
+    if world.is_main:
+        report(config, data, results)
+    world.close()
+
+
+def check(config: Config) -> None:
+    """Refuse what cannot be done before any work."""
+    if not config.data or not config.checkpoint:
+        raise ConfigError("give --data FOLDER (of simulate.py) and --checkpoint FILE (of train.py)")
+    for name, least in {"chains": 1, "relabel": 0, "batch": 1, "seed": 0}.items():
+        if getattr(config, name) < least:
+            raise ConfigError(f"{name} must be at least {least}, got {getattr(config, name)}")
+    if not 0 < config.tolerance < 1:
+        raise ConfigError(f"tolerance must lie between 0 and 1, got {config.tolerance}")
+    if config.direction not in {"both", *CYCLES} or config.start not in {"random", "data"}:
+        raise ConfigError(f"direction {config.direction!r} or start {config.start!r} is unknown; see --help")
+    for cycles in config.directions.values():
+        check_settings(cycles, config.steps, config.samples, config.temperature, config.cooling)
+
+
+def check_fit(config: Config, meta: dict[str, Any], data: gpuion.Dataset) -> None:
+    """Refuse a checkpoint of other structures than the data's, unless forced."""
+    if config.start == "data" and config.chains > len(data):
+        raise ConfigError(f"chains = {config.chains} exceeds the {len(data)} structures of the data to start from")
+    here = {"box": data.box, "diameter": data.diameter, "d_reference": data.d_reference}
+    for name, value in {**here, "n_particles": data.centers.shape[1]}.items():
+        if abs(meta[name] - value) > 1e-6 * value and not config.force:
+            raise CheckpointError(
+                f"{config.checkpoint} was trained with {name} = {meta[name]:.7g}, the data has {value:.7g}; "
+                "train on this data, or go on nevertheless with --force"
+            )
+
+
+def run(config: Config, world: World, data: gpuion.Dataset, net: gpuion.Surrogate, direction: str) -> None:
+    """Anneal this rank's chains in a direction; leave their state in a file."""
+    path = config.out / f"state-{direction}-{world.rank}of{world.size}.pt"
+    for other in config.out.glob("state-*.pt"):
+        if not other.stem.endswith(f"of{world.size}"):
+            raise ConfigError(f"{other} is of another number of processes; start as many again to go on")
+    # Even ids go up and odd ones down, so that the two directions share no draws.
+    ids = 2 * torch.arange(config.chains, device=world.device)[world.rank :: world.size] + (direction == "min")
+    if not len(ids):
+        return  # more processes than chains
+    state = load_state(path, world.device) if path.exists() else None
+    done, cycles = 0 if state is None else state.cycles, config.directions[direction]
+    voxels = round(net.meta["voxels"] * data.box / net.meta["box"])
+
+    def score(centers: Tensor) -> Tensor:
+        parts = centers.split(config.batch)
+        images = (voxelize(c, box=data.box, diameter=data.diameter, voxels=voxels) for c in parts)
+        return torch.cat([net(image) for image in images])
+
+    proposals, began = config.steps * len(ids), time.perf_counter()
+    with tqdm(
+        total=cycles * proposals, initial=done * proposals, desc=direction, unit=" proposals",
+        unit_scale=True, disable=None if world.is_main else True,
+    ) as bar:  # fmt: skip
+        anneal(
+            score, starts(config, data, ids, direction), box=data.box, diameter=data.diameter, cycles=cycles,
+            steps=config.steps, maximize=direction == "max", temperature=config.temperature,
+            cooling=config.cooling, seed=config.seed, ids=ids, samples=config.samples, state=state,
+            progress=bar.update, save=functools.partial(save_state, path),
+        )  # fmt: skip
+    if world.is_main and done < cycles:
+        rate = (cycles - done) * proposals / (time.perf_counter() - began)
+        print(f"{direction}: {len(ids)} chains by this process of {world.size}, {rate:.4g} proposals/s")
+
+
+def starts(config: Config, data: gpuion.Dataset, ids: Tensor, direction: str) -> Tensor:
+    """Return the structures to start from, [C, N, 3]."""
+    if config.start == "data":
+        order = data.d_star.argsort(descending=direction == "max", stable=True)
+        return data.centers[order[ids.cpu() // 2]].to(ids.device)
+    return gpuion.place(
+        "random", n_structures=len(ids), n_particles=data.centers.shape[1], box=data.box,
+        diameter=data.diameter, seed=config.seed, ids=ids + FRESH, device=ids.device,
+    )  # fmt: skip
+
+
+def write_labels(config: Config, world: World, data: gpuion.Dataset, chosen: Selection) -> None:
+    """Solve the chosen structures exactly, each rank its share of the shards that are not there yet."""
+    parts, disable = torch.arange(len(chosen.chain)).split(SHARD), None if world.is_main else True
+    for k in tqdm(range(world.rank, len(parts), world.size), desc="label", unit=" shards", disable=disable):
+        path = config.out / f"shard-{k:05d}.h5"
+        if not path.exists():
+            found = relabel(chosen, parts[k], like=data, tolerance=config.tolerance, device=world.device)
+            write_shard(path, found, seed=config.seed, config=files.identity(config))
+
+
+def report(config: Config, data: gpuion.Dataset, results: dict[str, AnnealResult]) -> None:
+    """Write dataset.json, traces.json and summary.json; print what was found."""
+    found = gpuion.open_dataset(sorted(config.out.glob("shard-*.h5")))
+    write_summary(config.out, found)
+    summary = {"all": {"structures": len(found), **metrics(found.predicted, found.d_star)}}
+    for d in results:
+        part = found.subset(torch.from_numpy(found.family == f"annealed-{d}"))
+        numbers = compare(part, extreme(data, d), maximize=d == "max")
+        summary[d] = {**numbers, "structures": len(part), **metrics(part.predicted, part.d_star)}
+        line = "best predicted D* {predicted:.4f}, exact {exact:.4f}; best exact {best:.4f}, {ratio:.3f} of"
+        print(f"{d}: {line} the data's {{data:.4f}}".format(**numbers))
+    names = ("ids", "trace", "best_trace", "acceptance")
+    traces = {d: {k: getattr(r, k).tolist() for k in names} for d, r in results.items()}
+    files.write_json(config.out / "traces.json", traces)
+    files.write_json(config.out / "summary.json", summary)
+    print("{structures} annealed structures: MAPE {mape:.2f}%, R {r:.4f}".format(**summary["all"]))
+    if found.converged is not None and not bool(found.converged.all()):
+        print(f"{int((~found.converged).sum())} exact solves did not settle; see `converged` in the shards")
+
+
+def extreme(data: gpuion.Dataset, direction: str) -> float:
+    """Return the data's highest or lowest D*."""
+    return float(data.d_star.max() if direction == "max" else data.d_star.min())
+
+
+if __name__ == "__main__":
+    run_script(main)

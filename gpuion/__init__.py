@@ -1,0 +1,59 @@
+"""Ion transport in nanoparticle electrolytes, as tensors on one device.
+
+The way through: `place` puts spheres into periodic boxes, `electrolyte` turns their centres into a medium,
+`walk` and `homogenize` find how fast ions diffuse through it, `voxelize` makes the image that a `Surrogate`
+learns from, and `anneal` moves the spheres towards the best or worst conductor.
+"""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+_root = Path(__file__).parent.parent
+if (_root / "kernels" / "walk.py").is_file():
+    # A source tree keeps the Triton code at top level; a wheel has it installed as gpuion/kernels.
+    __path__.append(str(_root))
+
+__version__ = "0.1.0"
+
+# Imported on first use, so that `import gpuion` does not wait for Triton, numba or h5py.
+_HOME = {
+    "ConfigError": "errors",
+    "CheckpointError": "errors",
+    "DatasetError": "errors",
+    "GpuionError": "errors",
+    "PackingError": "errors",
+    "sphere_diameter": "packing",
+    "place": "packing",
+    "Medium": "medium",
+    "TransportModel": "medium",
+    "electrolyte": "medium",
+    "WalkResult": "kmc",
+    "walk": "kmc",
+    "HomogenizationResult": "homogenization",
+    "homogenize": "homogenization",
+    "tile": "voxels",
+    "voxelize": "voxels",
+    "Dataset": "dataset",
+    "open_dataset": "dataset",
+    "Surrogate": "surrogate",
+    "load_surrogate": "training",
+    "AnnealResult": "annealing",
+    "anneal": "annealing",
+}
+
+__all__ = [*_HOME, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from the module it lives in."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'gpuion' has no attribute {name!r}")
+    value = getattr(import_module(f"gpuion.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, imported or not."""
+    return __all__

@@ -1,0 +1,174 @@
+"""A script's `Config` dataclass becomes its command line; presets are TOML files in configs/.
+
+Precedence, lowest first: the dataclass's defaults, `--preset NAME` (configs/NAME.toml), `--config FILE`,
+flags. A TOML file has a table `[system]` that all scripts share and one table a script, named after it.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import sys
+import tomllib
+import types
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from gpuion.errors import ConfigError
+
+C = TypeVar("C")
+
+_TABLES = ("system", "simulate", "train", "anneal")
+_SYSTEM = ("particles", "box", "volume_fraction", "sites_per_voxel", "seed", "device")
+
+
+def option(default: Any, text: str, **metadata: Any) -> Any:
+    """Declare a configuration field: its default, its help text, and what `parse` should know of it.
+
+    Metadata: `identity=False` if the value does not change the result; `file_only=True` if there is no flag;
+    `flags={"--flag": value}` for flags that set the field to a constant; `choices=(…)`.
+    """
+    return dataclasses.field(default=default, metadata={"help": text, **metadata})
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line that names the nearest flag."""
+
+    def error(self, message: str) -> NoReturn:
+        if "unrecognized arguments:" in message:
+            given = next((word for word in message.split() if word.startswith("-")), "")
+            message += _nearest(given.split("=")[0], self._option_string_actions)
+        print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
+        sys.exit(2)
+
+
+def parse(cls: type[C], root: Path, doc: str, argv: list[str] | None = None) -> C:
+    """Return a `cls` filled from defaults, preset, config file and flags, in that order.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown preset, an unreadable file, an unknown key or a value of the wrong type.
+    """
+    parser = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--preset", help="a file of configs/ without its ending: laptop, paper")
+    parser.add_argument("--config", type=Path, help="a TOML file of the same form, read after the preset")
+    for field, kind in _fields(cls):
+        _add_flag(parser, field, kind)
+    given = vars(parser.parse_args(argv))
+    preset, file = given.pop("preset"), given.pop("config")
+    script = Path(parser.prog).stem
+    values: dict[str, Any] = {}
+    if preset is not None:
+        values |= read_preset(root, preset, script, cls)
+    if file is not None:
+        values |= _read(file, script, cls)
+    return cls(**{**values, **given})
+
+
+def read_preset(root: Path, preset: str, script: str, cls: type) -> dict[str, Any]:
+    """Return the values that configs/<preset>.toml holds for a script."""
+    known = sorted(path.stem for path in (root / "configs").glob("*.toml"))
+    if preset not in known:
+        raise ConfigError(f"preset {preset!r} is unknown; there are {', '.join(known) or 'none'}")
+    return _read(root / "configs" / f"{preset}.toml", script, cls)
+
+
+def _fields(cls: type) -> list[tuple[Any, Any]]:
+    hints = typing.get_type_hints(cls)
+    return [(field, hints[field.name]) for field in dataclasses.fields(cls)]
+
+
+def _plain(kind: Any) -> Any:
+    """Strip `| None` from a type."""
+    if isinstance(kind, types.UnionType):
+        kind = next(arg for arg in typing.get_args(kind) if arg is not type(None))
+    return kind
+
+
+def _add_flag(parser: argparse.ArgumentParser, field: Any, kind: Any) -> None:
+    if "flags" in field.metadata:
+        for flag, value in field.metadata["flags"].items():
+            parser.add_argument(
+                flag, dest=field.name, action="store_const", const=value, default=argparse.SUPPRESS,
+                help=field.metadata["help"],
+            )  # fmt: skip
+        return
+    if field.metadata.get("file_only"):
+        return
+    kind = _plain(kind)
+    options: dict[str, Any] = {"default": argparse.SUPPRESS, "dest": field.name}
+    options["help"] = f"{field.metadata['help']} (default: {field.default})".replace("%", "%%")
+    if kind is bool:
+        options["action"] = argparse.BooleanOptionalAction
+    elif typing.get_origin(kind) is tuple:
+        options |= {"nargs": "+", "type": typing.get_args(kind)[0], "action": _Tuple}
+    else:
+        options |= {"type": kind, "choices": field.metadata.get("choices")}
+    parser.add_argument("--" + field.name.replace("_", "-"), **options)
+
+
+class _Tuple(argparse.Action):
+    """Store a list of arguments as a tuple."""
+
+    def __call__(self, _parser: Any, namespace: Any, values: Any, _flag: str | None = None) -> None:
+        setattr(namespace, self.dest, tuple(values))
+
+
+def _read(path: Path, script: str, cls: type) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            tables = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    for name, table in tables.items():
+        _known(name, _TABLES, f"{path}: the table")
+        if not isinstance(table, dict):
+            raise ConfigError(f"{path}: {name} should be a table, [{name}], found {table!r}")
+    fields = {field.name: (field, kind) for field, kind in _fields(cls)}
+    shared, own = tables.get("system", {}), tables.get(script, {})
+    for name in shared:
+        _known(name, _SYSTEM, f"{path}: [system]: the key")
+    for name in own:
+        _known(name, fields, f"{path}: [{script}]: the key")
+    values = {**{name: value for name, value in shared.items() if name in fields}, **own}
+    return {name: _checked(value, *fields[name], f"{path}: {name}") for name, value in values.items()}
+
+
+def _known(name: str, names: Iterable[str], what: str) -> None:
+    names = list(names)
+    if name not in names:
+        raise ConfigError(f"{what} {name!r} is unknown{_nearest(name, names) or '; there are ' + ', '.join(names)}")
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _checked(value: Any, field: Any, kind: Any, where: str) -> Any:
+    value = _cast(value, _plain(kind), where)
+    choices = field.metadata.get("choices")
+    if choices and value not in choices:
+        raise ConfigError(f"{where} should be one of {', '.join(map(str, choices))}, found {value!r}")
+    return value
+
+
+def _cast(value: Any, kind: Any, where: str) -> Any:
+    """Return a TOML value as what its field holds; lists become tuples."""
+    if kind is Any:
+        return tuple(_cast(item, Any, where) for item in value) if isinstance(value, list) else value
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, list):
+            raise ConfigError(f"{where} should be a list, found {value!r}")
+        return tuple(_cast(item, typing.get_args(kind)[0], where) for item in value)
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if type(value) is not kind:  # not isinstance: true is no integer here
+        raise ConfigError(f"{where} should be {kind.__name__}, found {value!r}")
+    return value

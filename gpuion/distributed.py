@@ -1,0 +1,71 @@
+"""One process or many: what torchrun says about this one."""
+
+import dataclasses
+import os
+
+import torch
+import torch.distributed as dist
+
+from gpuion.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class World:
+    """This process among its peers: rank, number of ranks, and the device it computes on."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """True on the one rank that prints and writes what all share."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def share(self, value: object) -> object:
+        """Return rank 0's value on every rank."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def close(self) -> None:
+        """Leave the process group."""
+        if self.size > 1:
+            dist.destroy_process_group()
+
+
+def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
+    """Return the device of that name; `auto` is this rank's GPU if there is one, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{local_rank}"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device {name!r} is unknown; use auto, cpu or cuda") from None
+    if device.type not in {"cpu", "cuda"}:
+        raise ConfigError(f"device {name!r} is not supported; use auto, cpu or cuda")
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError(f"device {name!r} was asked for but torch finds no GPU; use --device cpu")
+        torch.cuda.set_device(device)
+    return device
+
+
+def start(device: str = "auto") -> World:
+    """Join the process group that torchrun set up (gloo on CPU, NCCL on GPU), or stand alone without it."""
+    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    chosen = pick_device(device, local_rank)
+    if size > 1:
+        backend = "nccl" if chosen.type == "cuda" else "gloo"
+        dist.init_process_group(backend, device_id=chosen if chosen.type == "cuda" else None)
+    return World(rank=rank, size=size, device=chosen)

@@ -1,0 +1,268 @@
+"""What the ions move in: a lattice of site classes, and two tables that say what each class is.
+
+Legend: B structures, N particles, X Y Z lattice sites, K classes, C bricks of a chunk, G sites along a brick's edge.
+Lengths are in voxels, energies in kT, diffusivities in units of the bulk solvent's.
+"""
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor
+
+BLOCKED = 255
+"""The class of a site inside a particle, in media made by `electrolyte`."""
+
+_LEVELS = 254
+_BRICK = 10  # sites; smaller bricks test more sphere lists, larger ones more empty space
+_CHUNK = 4_000_000  # sites evaluated at once: eight float64 temporaries of this size are 256 MB
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransportModel:
+    """How ligands of density ρ bind and slow an ion.
+
+    A site at distance d from a particle's surface sees ρ = Σ c(d), c(d) = 1 / (1 + exp((d − δ)/w)). Its free energy is
+    U = −ε ρ up to ρ = 1 and −ε − ε₂ (ρ − 1) above; its diffusivity D_b + (D_s − D_b) ρ up to 1 and D_s exp(−κ (ρ − 1))
+    above, where ligands of two particles interpenetrate. With the default reach two coronas just touch at a
+    centre-to-centre distance of 14 voxels for particles of diameter 9.6.
+
+    Attributes: `reach` δ and `width` w in voxels, `affinity` ε and `crowded_affinity` ε₂ in kT,
+    `bulk_diffusivity` D_b, `shell_diffusivity` D_s, `crowding` κ, `max_density` the ρ of the highest site class.
+    """
+
+    reach: float = 2.2
+    width: float = 0.35
+    affinity: float = 8.0
+    crowded_affinity: float = 0.5
+    bulk_diffusivity: float = 1.0
+    shell_diffusivity: float = 1.0
+    crowding: float = 3.0
+    max_density: float = 4.0
+
+    def __post_init__(self) -> None:
+        for name in ("width", "bulk_diffusivity", "shell_diffusivity", "max_density"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for field in dataclasses.fields(self):
+            if not math.isfinite(getattr(self, field.name)):
+                raise ValueError(f"{field.name} must be finite, got {getattr(self, field.name)}")
+
+    @property
+    def cutoff(self) -> float:
+        """Distance from the surface beyond which a corona counts as zero, voxels; c is 1e-7 there."""
+        return max(self.reach, 0.0) + 16 * self.width
+
+    def corona(self, distance: Tensor) -> Tensor:
+        """Return one particle's ligand density c at a distance from its surface."""
+        density = 1 / (1 + torch.exp((distance - self.reach) / self.width))
+        return torch.where(distance <= self.cutoff, density, 0.0)
+
+    def potential(self, density: Tensor) -> Tensor:
+        """Return the free energy U(ρ) of an ion, kT."""
+        crowded = -self.affinity - self.crowded_affinity * (density - 1)
+        return torch.where(density <= 1, -self.affinity * density, crowded)
+
+    def diffusivity(self, density: Tensor) -> Tensor:
+        """Return the local diffusivity D(ρ)."""
+        mixed = self.bulk_diffusivity + (self.shell_diffusivity - self.bulk_diffusivity) * density
+        return torch.where(density <= 1, mixed, self.shell_diffusivity * torch.exp(-self.crowding * (density - 1)))
+
+    def tables(self) -> tuple[Tensor, Tensor]:
+        """Return diffusivity and potential of the 256 site classes, float64 [256] each; class 255 is blocked."""
+        density = torch.arange(_LEVELS + 1, dtype=torch.float64) * (self.max_density / _LEVELS)
+        diffusivity = torch.cat([self.diffusivity(density), torch.zeros(1, dtype=torch.float64)])
+        potential = torch.cat([self.potential(density), torch.full((1,), math.inf, dtype=torch.float64)])
+        return diffusivity, potential
+
+
+@dataclasses.dataclass(frozen=True)
+class Medium:
+    """A batch of labelled periodic lattices and what the labels mean.
+
+    Attributes
+    ----------
+    labels : uint8 [B, X, Y, Z]
+        The class of each site.
+    diffusivity : float64 [K]
+        Local diffusivity of each class, finite and ≥ 0.
+    potential : float64 [K]
+        Free energy of an ion in each class, kT; +inf blocks the class.
+    spacing : float
+        Distance h between neighbouring sites, voxels.
+
+    Raises
+    ------
+    ValueError
+        For labels that are not four-dimensional integers in [0, K), tables of other lengths or values, spacing ≤ 0.
+    """
+
+    labels: Tensor
+    diffusivity: Tensor
+    potential: Tensor
+    spacing: float = 1.0
+
+    def __post_init__(self) -> None:
+        labels = torch.as_tensor(self.labels)
+        device = labels.device
+        tables = [torch.as_tensor(t).to(device, torch.float64) for t in (self.diffusivity, self.potential)]
+        if labels.dtype.is_floating_point or labels.dtype.is_complex:
+            raise ValueError(f"labels must be integers, got {labels.dtype}")
+        if labels.ndim != 4 or 0 in labels.shape[1:]:
+            raise ValueError(f"labels must have shape [B, X, Y, Z] without empty axes, got {list(labels.shape)}")
+        if any(t.ndim != 1 or t.shape != tables[0].shape for t in tables) or not 1 <= tables[0].shape[0] <= 256:
+            shapes = [list(t.shape) for t in tables]
+            raise ValueError(f"diffusivity and potential must be tables of one length in 1 … 256, got shapes {shapes}")
+        if not bool(torch.isfinite(tables[0]).all()) or bool((tables[0] < 0).any()):
+            raise ValueError("diffusivity must be finite and not negative; block a class with potential = +inf")
+        if bool(torch.isnan(tables[1]).any()) or bool((tables[1] == -math.inf).any()):
+            raise ValueError("potential must be a number or +inf (blocked), not NaN or -inf")
+        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < tables[0].shape[0]:
+            span = f"{int(labels.min())} … {int(labels.max())}"
+            raise ValueError(f"labels run over {span}, but the tables describe {tables[0].shape[0]} classes")
+        if not (self.spacing > 0 and math.isfinite(self.spacing)):
+            raise ValueError(f"spacing must be a positive length, got {self.spacing}")
+        for name, value in (
+            ("labels", labels.to(torch.uint8)),
+            ("diffusivity", tables[0]),
+            ("potential", tables[1]),
+        ):
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "spacing", float(self.spacing))
+
+    def to(self, device: torch.device | str) -> "Medium":
+        """Return the same medium on another device."""
+        return Medium(self.labels.to(device), self.diffusivity.to(device), self.potential.to(device), self.spacing)
+
+    def __getitem__(self, index: slice) -> "Medium":
+        """Return some of the structures, by a slice."""
+        return Medium(self.labels[index], self.diffusivity, self.potential, self.spacing)
+
+    def __len__(self) -> int:
+        """Return the number of structures."""
+        return self.labels.shape[0]
+
+
+def whole(length: float, parts: int, what: str) -> int:
+    """Return length · parts as an integer; ValueError if it is not one to 1e-9."""
+    count = round(length * parts)
+    if parts < 1 or count < 1 or abs(length * parts - count) > 1e-9 * max(count, 1):
+        raise ValueError(f"box = {length} voxels at {parts} {what} is not a whole number ≥ 1; change one of them")
+    return count
+
+
+def check_centers(centers: Tensor, box: float, diameter: float) -> Tensor:
+    """Return sphere centres as a tensor [B, N, 3] wrapped into [0, box), or raise ValueError."""
+    centers = torch.as_tensor(centers)
+    if centers.ndim != 3 or centers.shape[-1] != 3 or not centers.dtype.is_floating_point:
+        raise ValueError(f"centers must be floats of shape [B, N, 3], got {centers.dtype} {list(centers.shape)}")
+    if not (box > 0 and math.isfinite(box)):
+        raise ValueError(f"box must be a positive length, got {box}")
+    if not 0 < diameter <= box:
+        raise ValueError(f"diameter must lie in (0, box = {box}], got {diameter}")
+    if not bool(torch.isfinite(centers).all()):
+        raise ValueError("centers must be finite numbers")
+    return torch.remainder(centers.double(), box)
+
+
+def electrolyte(
+    centers: Tensor,
+    *,
+    box: float,
+    diameter: float,
+    sites_per_voxel: int = 1,
+    model: TransportModel | None = None,
+) -> Medium:
+    """Return the medium that ligand-coated spheres make: ρ = Σ_i c(d_i), quantised in 255 classes, 255 inside a sphere.
+
+    Site i of an axis is centred at (i + ½) h with h = 1 / sites_per_voxel. All periodic images count. Densities are
+    summed in float64 in the order of the spheres, so a structure's labels do not depend on its batch.
+
+    Parameters
+    ----------
+    centers : float [B, N, 3]
+        Sphere centres, voxels, any image.
+    box : float
+        Edge of the periodic cube, voxels; a whole number of sites.
+    diameter : float
+        Sphere diameter σ, voxels.
+    sites_per_voxel : int
+        Lattice refinement 1/h; the paper's is 5.
+    model : TransportModel, optional
+        Ligand density, affinity and diffusivity.
+
+    Returns
+    -------
+    Medium
+        Labels uint8 [B, X, Y, Z] on the centres' device, spacing 1 / sites_per_voxel.
+
+    Raises
+    ------
+    ValueError
+        For malformed centres, or a box that is not a whole number of sites.
+    """
+    model = model or TransportModel()
+    centers = check_centers(centers, box, diameter)
+    sites = whole(box, sites_per_voxel, "sites per voxel")
+    labels = torch.empty((len(centers), sites, sites, sites), dtype=torch.uint8, device=centers.device)
+    for b in range(len(centers)):  # one structure fills the device: 75³ sites or more
+        labels[b] = _classes(centers[b], box, diameter / 2, sites, model)
+    diffusivity, potential = model.tables()
+    return Medium(labels, diffusivity, potential, spacing=1 / sites_per_voxel)
+
+
+def _classes(centers: Tensor, box: float, radius: float, sites: int, model: TransportModel) -> Tensor:
+    """Return the site classes [X, Y, Z] of one structure, brick by brick, each with the spheres in its reach."""
+    spacing = box / sites
+    bricks = math.ceil(sites / _BRICK)
+    images = _images(centers, box, radius + model.cutoff)
+    half = _BRICK * spacing / 2
+    middle = (torch.arange(bricks, device=centers.device) + 0.5).double() * (2 * half)
+    corners = torch.cartesian_prod(middle, middle, middle)  # [bricks³, 3]
+    offsets = (torch.arange(_BRICK, device=centers.device) + 0.5).double() * spacing - half  # [G]
+    chunk = max(1, _CHUNK // _BRICK**3)
+    classes = [
+        _brick_classes(c, offsets, _nearby(c, images, half, radius + model.cutoff), radius, model)
+        for c in corners.split(chunk)
+    ]
+    lattice = torch.cat(classes).reshape(bricks, bricks, bricks, _BRICK, _BRICK, _BRICK)
+    lattice = lattice.permute(0, 3, 1, 4, 2, 5).reshape(*[bricks * _BRICK] * 3)
+    return lattice[:sites, :sites, :sites]
+
+
+def _images(centers: Tensor, box: float, reach: float) -> Tensor:
+    """Return the sphere centres and all periodic images within reach of the box, [M, 3]."""
+    count = math.ceil(reach / box)
+    steps = torch.arange(-count, count + 1, device=centers.device).double() * box
+    images = (centers[:, None] + torch.cartesian_prod(steps, steps, steps)).reshape(-1, 3)
+    return images[((images > -reach) & (images < box + reach)).all(-1)]
+
+
+def _nearby(middles: Tensor, images: Tensor, half: float, reach: float) -> Tensor:
+    """Return for each brick the spheres that may reach into it, [C, M, 3], padded with far-away ones."""
+    gap = ((middles[:, None] - images).abs() - half).clamp_min(0).square().sum(-1)  # [C, images]
+    near = gap <= reach**2
+    rank = near.cumsum(-1) - 1
+    listed = torch.full((len(middles), int(near.sum(-1).max()) + 1), len(images), device=images.device)
+    listed.scatter_(
+        1,
+        torch.where(near, rank, listed.shape[1] - 1),
+        torch.arange(len(images), device=images.device).expand_as(near),
+    )
+    listed[:, -1] = len(images)  # the last column caught those out of reach
+    listed.masked_fill_(torch.arange(listed.shape[1], device=images.device) >= near.sum(-1, keepdim=True), len(images))
+    return torch.cat([images, images.new_full((1, 3), 1e9)])[listed]
+
+
+def _brick_classes(middles: Tensor, offsets: Tensor, spheres: Tensor, radius: float, model: TransportModel) -> Tensor:
+    """Return the site classes of some bricks, uint8 [C, G, G, G], summing sphere by sphere in a fixed order."""
+    G = len(offsets)
+    density = offsets.new_zeros(len(middles), G, G, G)
+    blocked = torch.zeros_like(density, dtype=torch.bool)
+    for m in range(spheres.shape[1]):
+        squares = (middles[:, :, None] + offsets - spheres[:, m, :, None]).square()  # [C, 3, G]
+        square = squares[:, 0, :, None, None] + squares[:, 1, None, :, None] + squares[:, 2, None, None, :]
+        density += model.corona(square.sqrt() - radius)
+        blocked |= square < radius**2
+    level = (density * (_LEVELS / model.max_density)).round().clamp(max=_LEVELS).to(torch.uint8)
+    return level.masked_fill(blocked, BLOCKED)

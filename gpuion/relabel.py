@@ -1,0 +1,169 @@
+"""Which of the structures that annealing met are worth an exact label, and that label.
+
+Legend: C chains, S visited structures a chain, M structures to choose from, n chosen ones, N particles.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gpuion.annealing import AnnealResult
+from gpuion.dataset import Dataset
+from gpuion.kernels.reference import Stream, philox
+from gpuion.labeling import label
+
+_BINS = 32  # of pick_uniform
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Structures chosen from an annealing: the chains' best ones first, in the order of the chains.
+
+    `centers` float32 [n, N, 3], `predicted` score float64 [n], `chain` id and `cycle` (from 0) int64 [n],
+    `family` str [n]: annealed-max or annealed-min.
+    """
+
+    family: np.ndarray
+    centers: Tensor
+    predicted: Tensor
+    chain: Tensor
+    cycle: Tensor
+
+
+def select(result: AnnealResult, count: int, *, limit: float, maximize: bool, seed: int = 0) -> Selection:
+    """Return the chains' best structures and up to `count` others that they visited.
+
+    Those visited are spread evenly over the scores beyond `limit`. Where fewer lie there, the most extreme of
+    the rest follow. A structure that a chain recorded twice in a row, or that is its best one, counts once.
+
+    Parameters
+    ----------
+    result : AnnealResult
+        What the chains met.
+    count : int
+        Visited structures to choose.
+    limit : float
+        The highest known score, or the lowest one if not `maximize`.
+    maximize : bool
+        The direction of the annealing.
+    seed : int
+        Seed of the choice.
+    """
+    sign = 1.0 if maximize else -1.0
+    chain, slot = _candidates(result).nonzero(as_tuple=True)
+    gain = sign * result.visited_score[chain, slot]
+    low = sign * limit
+    high = max(float(gain.max()), low) if len(gain) else low
+    picked = pick_uniform(gain, count, low=low, high=high, seed=seed)
+    rest = torch.ones_like(gain, dtype=torch.bool)
+    rest[picked] = False
+    order = torch.where(rest, gain, -torch.inf).argsort(descending=True, stable=True)
+    missing = min(count, len(gain)) - len(picked)
+    picked = torch.cat([picked, order[:missing]])
+    chain, slot = chain[picked], slot[picked]
+    reached = (result.best_trace == result.best_score[:, None]).int().argmax(1)
+    return Selection(
+        family=np.full(len(reached) + len(picked), "annealed-max" if maximize else "annealed-min"),
+        centers=torch.cat([result.best_centers, result.visited[chain, slot]]),
+        predicted=torch.cat([result.best_score, result.visited_score[chain, slot]]),
+        chain=torch.cat([result.ids, result.ids[chain]]),
+        cycle=torch.cat([reached, result.visited_cycle[slot]]),
+    )
+
+
+def join(parts: Sequence[Selection]) -> Selection:
+    """Return several selections as one, on the CPU."""
+    tensors = ("centers", "predicted", "chain", "cycle")
+    return Selection(
+        family=np.concatenate([part.family for part in parts]),
+        **{name: torch.cat([getattr(part, name).cpu() for part in parts]) for name in tensors},
+    )
+
+
+def relabel(
+    chosen: Selection, index: Tensor, *, like: Dataset, tolerance: float, device: torch.device | str = "cpu"
+) -> Dataset:
+    """Return structures of a selection with exact diffusivities; ids are their positions in the selection.
+
+    Parameters
+    ----------
+    chosen : Selection
+        On the CPU.
+    index : int64 [n]
+        Which of its structures to label.
+    like : Dataset
+        The original data: its box, diameter, sites per voxel, transport model and unit of D* hold here too.
+    tolerance : float
+        Relative error of each D_aa.
+    device : torch.device or str
+        Where to solve.
+    """
+    centers, n = chosen.centers[index], len(index)
+    setting = {name: getattr(like, name) for name in ("box", "diameter", "sites_per_voxel", "model")}
+    labels = label(centers.to(device), **setting, method="exact", tolerance=tolerance)
+    return Dataset(
+        centers=centers, diffusivity=labels.diffusivity, standard_error=labels.standard_error,
+        converged=labels.converged, id=index, family=chosen.family[index.numpy()],
+        distance=torch.full((n, 2), torch.nan, dtype=torch.float64),
+        gap=torch.full((n,), torch.nan, dtype=torch.float64), axes=torch.zeros(n, 3, dtype=torch.bool),
+        predicted=chosen.predicted[index], chain=chosen.chain[index], cycle=chosen.cycle[index],
+        method="exact", d_reference=like.d_reference, **setting,
+    )  # fmt: skip
+
+
+def compare(found: Dataset, known: float, *, maximize: bool) -> dict[str, float]:
+    """Return what annealing one way found: the best predicted D*, its exact value, and the best exact D*.
+
+    `ratio` is the best exact D* over `known`, the original data's extreme.
+    """
+    assert found.predicted is not None
+    most = torch.argmax if maximize else torch.argmin
+    top, best = int(most(found.predicted)), float(found.d_star[most(found.d_star)])
+    predicted, exact = float(found.predicted[top]), float(found.d_star[top])
+    return {"predicted": predicted, "exact": exact, "best": best, "data": known, "ratio": best / known}
+
+
+def _candidates(result: AnnealResult) -> Tensor:
+    """Return which visited structures are new to their chain, bool [C, S]."""
+    new = (result.visited != result.best_centers[:, None]).flatten(2).any(-1)
+    new[:, 1:] &= (result.visited[:, 1:] != result.visited[:, :-1]).flatten(2).any(-1)
+    return new
+
+
+def pick_uniform(scores: Tensor, count: int, *, low: float, high: float, seed: int = 0) -> Tensor:
+    """Return the indices of `count` scores spread as evenly over [low, high] as the scores allow.
+
+    The span is cut into 32 bins, and each gives one random member in turn until `count` are taken. If fewer
+    lie within [low, high], all of those are returned.
+
+    Parameters
+    ----------
+    scores : float [M]
+    count : int
+    low, high : float
+    seed : int
+
+    Returns
+    -------
+    int64 [≤ count]
+        Ascending indices into `scores`.
+
+    Raises
+    ------
+    ValueError
+        If count is negative or low exceeds high.
+    """
+    if count < 0 or not low <= high:
+        raise ValueError(f"pick_uniform needs count ≥ 0 and low ≤ high, got {count}, {low}, {high}")
+    inside = ((scores >= low) & (scores <= high)).nonzero()[:, 0]
+    number = torch.arange(len(scores), device=scores.device)
+    inside = inside[philox(seed, number, 1, 0, Stream.MOVE)[0][inside].argsort(stable=True)]
+    width = max((high - low) / _BINS, 1e-300)
+    bins = ((scores[inside].double() - low) / width).long().clamp(max=_BINS - 1)
+    order, sizes = bins.argsort(stable=True), bins.bincount(minlength=_BINS)
+    turn = torch.empty_like(bins)  # how many of its bin come before it
+    turn[order] = torch.arange(len(bins), device=bins.device) - (sizes.cumsum(0) - sizes)[bins[order]]
+    return inside[turn.argsort(stable=True)[:count]].sort().values

@@ -1,0 +1,199 @@
+"""Convolutional networks that predict D* from a binary image of the spheres.
+
+Legend: B structures, C channels, V voxels along an edge, G cells along an edge after pooling.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn import functional
+
+from gpuion.voxels import tile
+
+BOUNDARIES = ("periodic", "tiled", "zero")
+
+_SHELL = (1, 6, 12, 8)  # places of a 3×3×3 kernel at squared distance 0 … 3: centre, faces, edges, corners
+_ORBIT = [abs(i) + abs(j) + abs(k) for i in (-1, 0, 1) for j in (-1, 0, 1) for k in (-1, 0, 1)]
+_TILES = 3
+
+
+class Surrogate(nn.Module):
+    """A network from the image of a structure to its D*.
+
+    `periodic` has kernels tied by the cube's 48 symmetries, circular padding and global average pooling: its
+    answer does not change when the cell is turned or mirrored, and it takes any cell that its window divides.
+    `tiled` is the network of Kadulkar, Howard, Truskett and Ganesan (J. Phys. Chem. B 2021): the image
+    repeated 3×3×3, four blocks of 3×3×3 convolution, ReLU and average pooling, two fully connected layers.
+    `zero` is the same network on the image itself, padded with zeros.
+
+    Parameters
+    ----------
+    boundary : {"periodic", "tiled", "zero"}
+    voxels : int, optional
+        V; needed by `tiled` and `zero`, ignored by `periodic`.
+    widths : sequence of int, optional
+        Channels of the convolutions: (8, 16, 16, 16) for `periodic`, (16, 32, 64, 64) otherwise.
+    hidden : int
+        Width of the first fully connected layer.
+    pool : int
+        Edge of the first pooling window of `periodic`, voxels; 5 divides the cells of 50 and of 75 voxels.
+
+    Raises
+    ------
+    ValueError
+        For an unknown boundary, a missing V, widths that do not fit, or (in `forward`) a wrong image.
+    """
+
+    target_shift: Tensor
+    target_scale: Tensor
+
+    def __init__(
+        self,
+        boundary: str = "periodic",
+        *,
+        voxels: int | None = None,
+        widths: Sequence[int] | None = None,
+        hidden: int = 32,
+        pool: int = 5,
+    ) -> None:
+        super().__init__()
+        if boundary not in BOUNDARIES:
+            raise ValueError(f"boundary must be one of {', '.join(BOUNDARIES)}, got {boundary!r}")
+        widths = tuple(widths) if widths else (8, 16, 16, 16) if boundary == "periodic" else (16, 32, 64, 64)
+        if min(*widths, hidden, pool) < 1:
+            raise ValueError(f"widths, hidden and pool must be ≥ 1, got {widths}, {hidden} and {pool}")
+        if boundary != "periodic" and voxels is None:
+            raise ValueError(f"boundary {boundary!r} needs the number of voxels along an edge, voxels = V")
+        self.arguments: dict[str, Any] = {
+            "boundary": boundary, "voxels": voxels, "widths": list(widths), "hidden": hidden, "pool": pool,
+        }  # fmt: skip
+        self.meta: dict[str, Any] = {}
+        self.body: _CubeBody | _PaperBody
+        if boundary == "periodic":
+            self.body = _CubeBody(widths, pool)
+        else:
+            assert voxels is not None
+            self.body = _PaperBody(widths, voxels, _TILES if boundary == "tiled" else 1)
+        self.hidden = nn.Linear(self.body.features, hidden)
+        self.output = nn.Linear(hidden, 1)
+        self.register_buffer("target_shift", torch.zeros(()))
+        self.register_buffer("target_scale", torch.ones(()))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return D* [B] of images [B, 1, V, V, V]."""
+        if image.ndim != 5 or image.shape[1] != 1 or not image.shape[2] == image.shape[3] == image.shape[4]:
+            raise ValueError(f"image must have shape [B, 1, V, V, V], got {list(image.shape)}")
+        features = self.body(image)
+        return self.output(self.hidden(features).relu())[:, 0] * self.target_scale + self.target_shift
+
+    @torch.no_grad()
+    def calibrate(self, targets: Tensor) -> None:
+        """Fix mean and deviation of the output from the targets [n] of the training set."""
+        self.target_shift.copy_(targets.double().mean())
+        if len(targets) > 1:
+            self.target_scale.copy_(targets.double().std().clamp_min(1e-6))
+
+
+class FeatureNorm(nn.BatchNorm1d):
+    """Batch normalisation of feature vectors [B, C] over the batches of all ranks, on any backend.
+
+    Statistics are sums in float64 over the global batch, so training does not depend on the number of ranks.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return normalised features; in training by the batch's statistics, else by the running ones."""
+        if not self.training:
+            return super().forward(x)
+        wide = x.double()
+        count = _sum_over_ranks(wide.new_full((1,), len(wide)))
+        mean = _sum_over_ranks(wide.sum(0)) / count
+        variance = _sum_over_ranks((wide - mean).square().sum(0)) / count
+        with torch.no_grad():
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            self.running_mean.lerp_(mean.float(), 0.1)
+            self.running_var.lerp_((variance * count / (count - 1).clamp_min(1)).float(), 0.1)
+        normal = (wide - mean) / (variance + self.eps).sqrt()
+        return normal.to(x.dtype) * self.weight + self.bias
+
+
+def _sum_over_ranks(x: Tensor) -> Tensor:
+    """Return the sum of x over all ranks; its gradient is summed likewise."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        return all_reduce(x)
+    return x
+
+
+class TiedConv(nn.Module):
+    """A periodic 3×3×3 convolution with one weight each for centre, faces, edges and corners."""
+
+    orbit: Tensor
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        # Each orbit carries a quarter of the variance that He initialisation gives the whole kernel.
+        scale = (2 / (4 * inputs * torch.tensor(_SHELL))).sqrt()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, 4) * scale)
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.register_buffer("orbit", torch.tensor(_ORBIT), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the convolved x [B, C, G, G, G]."""
+        kernel = self.weight[..., self.orbit].view(*self.weight.shape[:2], 3, 3, 3)
+        return functional.conv3d(functional.pad(x, (1,) * 6, mode="circular"), kernel, self.bias)
+
+
+class _CubeBody(nn.Module):
+    """Average pooling, tied periodic convolutions, and the mean of every channel after each of them."""
+
+    def __init__(self, widths: Sequence[int], pool: int) -> None:
+        super().__init__()
+        self.pool = pool
+        channels = [1, *widths]
+        self.convolutions = nn.ModuleList(TiedConv(a, b) for a, b in pairwise(channels))
+        self.features = sum(widths)
+        self.norm = FeatureNorm(self.features)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return features [B, C]."""
+        V, k = image.shape[-1], self.pool
+        if V % k or V // k < 3:
+            raise ValueError(f"{V} voxels are not three or more windows of {k}; choose another pool or V")
+        # Sums from the outermost axis inwards run along memory: half the time of avg_pool3d.
+        cells = image.reshape(-1, V // k, k, V, V).sum(2).view(-1, V // k, V // k, k, V).sum(3)
+        share = cells.view(-1, 1, V // k, V // k, V // k, k).sum(-1) / k**3  # of each cell, inside a sphere
+        x = (share - 0.1) / 0.2  # mean and deviation at a volume fraction of 0.1; the layers adapt to others
+        means = []
+        for convolution in self.convolutions:
+            x = convolution(x).relu()
+            means.append(x.mean((2, 3, 4)))
+        return self.norm(torch.cat(means, 1))
+
+
+class _PaperBody(nn.Module):
+    """The image repeated, then blocks of zero-padded 3×3×3 convolution, ReLU and average pooling by 2."""
+
+    def __init__(self, widths: Sequence[int], voxels: int, repeats: int) -> None:
+        super().__init__()
+        self.voxels, self.repeats = voxels, repeats
+        cells = voxels * repeats // 2 ** len(widths)
+        if cells < 1:
+            raise ValueError(f"{voxels * repeats} voxels cannot be halved {len(widths)} times; give fewer widths")
+        layers: list[nn.Module] = []
+        for inputs, outputs in pairwise([1, *widths]):
+            convolution = nn.Conv3d(inputs, outputs, 3, padding=1)
+            nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+            layers += [convolution, nn.ReLU(inplace=True), nn.AvgPool3d(2)]
+        self.blocks = nn.Sequential(*layers, nn.Flatten())
+        self.features = widths[-1] * cells**3
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return features [B, C]."""
+        if image.shape[-1] != self.voxels:
+            raise ValueError(f"this network takes images of {self.voxels} voxels, got {image.shape[-1]}")
+        return self.blocks(tile(image, self.repeats))

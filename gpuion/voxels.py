@@ -1,0 +1,91 @@
+"""Binary images of sphere arrangements, the surrogate's input.
+
+Legend: B structures, N particles, V voxels along an edge, W voxels along the edge of a sphere's window.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from gpuion.medium import check_centers
+
+_CHUNK = 4_000_000  # window voxels tested at once: four temporaries of 8 bytes each are 128 MB
+
+
+def voxelize(centers: Tensor, *, box: float, diameter: float, voxels: int) -> Tensor:
+    """Return binary images: 1 where |x − c_i| < σ/2 for a voxel's centre x and any image of a sphere i.
+
+    Voxel i of an axis is centred at (i + ½) box / voxels. Distances are float64, and every voxel is tested on
+    its own, so an image depends neither on its batch nor on the device.
+
+    Parameters
+    ----------
+    centers : float [B, N, 3]
+        Sphere centres, voxels, any image.
+    box : float
+        Edge of the periodic cube, in the unit of `centers`.
+    diameter : float
+        Sphere diameter σ, same unit.
+    voxels : int
+        Voxels V along an edge.
+
+    Returns
+    -------
+    Tensor
+        float32 [B, 1, V, V, V] of zeros and ones.
+
+    Raises
+    ------
+    ValueError
+        For malformed centres, a diameter outside (0, box], or voxels < 1.
+
+    Notes
+    -----
+    The input of the network of Kadulkar, Howard, Truskett and Ganesan, J. Phys. Chem. B 2021.
+    """
+    if voxels < 1:
+        raise ValueError(f"voxels must be at least 1, got {voxels}")
+    centers = check_centers(centers, box, diameter)
+    B, N, V = len(centers), centers.shape[1], int(voxels)
+    image = torch.zeros((B, V**3), device=centers.device)
+    step = max(1, _CHUNK // max(1, N * _window(diameter, box / V) ** 3))
+    for chunk, part in zip(centers.split(step), image.split(step), strict=True):
+        _draw(part, chunk, radius=diameter / 2, box=box, voxels=V)
+    return image.view(B, 1, V, V, V)
+
+
+def _window(diameter: float, spacing: float) -> int:
+    """Return the edge W of a window that holds every voxel of a sphere wherever its centre lies."""
+    return math.ceil(diameter / spacing) + 2
+
+
+def _draw(image: Tensor, centers: Tensor, *, radius: float, box: float, voxels: int) -> None:
+    """Set the voxels [B, V³] that lie inside a sphere, testing the W³ window around each."""
+    spacing = box / voxels
+    window = _window(2 * radius, spacing)
+    first = ((centers - radius) / spacing - 0.5).floor().long()  # [B, N, 3], a voxel at or below the sphere's edge
+    index = first[..., None] + torch.arange(window, device=centers.device)  # [B, N, 3, W]
+    square = ((index + 0.5) * spacing - centers[..., None]).square()
+    index = index.remainder(voxels)
+    x, y, z = (index[:, :, a] * voxels ** (2 - a) for a in range(3))
+    place = (x[..., :, None] + y[..., None, :])[..., None] + z[:, :, None, None]  # [B, N, W, W, W]
+    x, y, z = square.unbind(2)
+    inside = (x[..., :, None] + y[..., None, :])[..., None] + z[:, :, None, None] < radius**2
+    structure, *_ = torch.where(inside)
+    image[structure, place[inside]] = 1.0  # writers of one voxel all write the same value
+
+
+def tile(image: Tensor, repeats: int) -> Tensor:
+    """Return images [B, C, V, V, V] repeated along each axis: [B, C, rV, rV, rV]; r = 3 in the paper.
+
+    Raises
+    ------
+    ValueError
+        If the image has no five axes or repeats < 1.
+    """
+    if image.ndim != 5:
+        raise ValueError(f"image must have shape [B, C, V, V, V], got {list(image.shape)}")
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, got {repeats}")
+    return image.repeat(1, 1, repeats, repeats, repeats)

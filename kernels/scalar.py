@@ -1,0 +1,203 @@
+"""Scalar loops under numba: the twins that a loop says best, and the CPU path of those kernels.
+
+Each function does for one walker or one structure what a kernel's lane or program does, in the same order with the
+same arithmetic, so that the results are equal bit for bit.
+"""
+
+import numba
+import numpy as np
+import torch
+from numba import prange, uint32, uint64
+from torch import Tensor
+
+from gpuion.kernels.reference import Stream
+
+_HOP, _DRAW, _PARENT = int(Stream.WALK_HOP), int(Stream.DRAW), int(Stream.PARENT)
+_UNIT = 2.0**-32
+
+
+@numba.njit(cache=True, inline="always")
+def philox(c0, c1, c2, c3, key0, key1):
+    """Return four random words, uint32; twin of `gpuion.kernels.reference.philox`."""
+    for _ in range(10):
+        product0 = uint64(0xD2511F53) * uint64(c0)
+        product1 = uint64(0xCD9E8D57) * uint64(c2)
+        c0, c1, c2, c3 = (
+            uint32(uint32(product1 >> uint64(32)) ^ c1 ^ key0),
+            uint32(product1),
+            uint32(uint32(product0 >> uint64(32)) ^ c3 ^ key1),
+            uint32(product0),
+        )
+        key0 = uint32(key0 + uint32(0x9E3779B9))
+        key1 = uint32(key1 + uint32(0xBB67AE85))
+    return c0, c1, c2, c3
+
+
+@numba.njit(cache=True, parallel=True)
+def _walk(labels, leave, enter, start, quads, ids, key0, key1, displacement, hops):
+    B, X, Y, Z = labels.shape
+    T, W = displacement.shape[1:3]
+    for task in prange(B * W):
+        b, w = task // W, task % W
+        field = labels[b].reshape(-1)
+        site = start[b, w]
+        position = np.empty(3, np.int64)
+        position[0], position[1], position[2] = site // (Y * Z), (site // Z) % Y, site % Z
+        shape = np.array((X, Y, Z))
+        travelled = np.zeros(3, np.int64)
+        rest = leave[b, field[site]]
+        words = np.empty(4, np.uint32)
+        made = 0
+        for t in range(T):
+            for quad in range(t * quads[b], (t + 1) * quads[b]):
+                words[0], words[1], words[2], words[3] = philox(
+                    uint32(quad), uint32(w), uint32(ids[b]), uint32(_HOP), key0, key1
+                )
+                for word in words:
+                    product = uint64(word) * uint64(6)
+                    direction = np.int64(product >> uint64(32))
+                    axis, step = direction >> 1, 1 - 2 * (direction & 1)
+                    old = position[axis]
+                    new = old + step
+                    if new < 0:
+                        new = shape[axis] - 1
+                    elif new >= shape[axis]:
+                        new = 0
+                    position[axis] = new
+                    label = field[(position[0] * Y + position[1]) * Z + position[2]]
+                    if uint32(product) < uint32(np.float32(rest * enter[b, label])):
+                        rest = leave[b, label]
+                        travelled[axis] += step
+                        made += 1
+                    else:
+                        position[axis] = old
+            displacement[b, t, w, 0] = travelled[0]
+            displacement[b, t, w, 1] = travelled[1]
+            displacement[b, t, w, 2] = travelled[2]
+        hops[b, w] = made
+
+
+def walk(
+    labels: Tensor,
+    leave: Tensor,
+    enter: Tensor,
+    start: Tensor,
+    quads: Tensor,
+    ids: Tensor,
+    seed: int,
+    checkpoints: int,
+) -> tuple[Tensor, Tensor]:
+    """Return displacements int32 [B, T, W, 3] and hops int32 [B, W]; twin of `gpuion.kernels.walk.walk`."""
+    B, W = start.shape
+    displacement = torch.empty((B, checkpoints, W, 3), dtype=torch.int32)
+    hops = torch.empty((B, W), dtype=torch.int32)
+    arrays = [tensor.contiguous().numpy() for tensor in (labels, leave, enter, start, quads, ids)]
+    keys = np.uint32(seed & 0xFFFFFFFF), np.uint32((seed >> 32) & 0xFFFFFFFF)
+    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    _walk(*arrays, *keys, displacement.numpy(), hops.numpy())
+    return displacement, hops
+
+
+@numba.njit(cache=True, inline="always")
+def _wrap(x, box):
+    """Return a coordinate rounded to float32 and wrapped into [0, box)."""
+    wrapped = np.float64(np.float32(x % box))
+    return 0.0 if wrapped >= box else wrapped
+
+
+@numba.njit(cache=True, inline="always")
+def _square(a, b, box):
+    """Return the squared distance between nearest images."""
+    total = 0.0
+    for axis in range(3):
+        apart = abs(a[axis] - b[axis])
+        apart = min(apart, box - apart)
+        total += apart * apart
+    return total
+
+
+@numba.njit(cache=True)
+def _candidate(u, point, parent, chained, slab, gap, axes, box, diameter, low, high):
+    """Set `point` to a draw's position; return whether it obeys its family's rule."""
+    if chained:
+        a, b = 2 * u[0] - 1, 2 * u[1] - 1
+        s = a * a + b * b
+        radius = low + (high - low) * u[2]
+        if s >= 1 or u[3] * high**2 >= radius**2:
+            return False
+        stretch = 2 * np.sqrt(1 - s)
+        point[0] = _wrap(parent[0] + radius * (a * stretch), box)
+        point[1] = _wrap(parent[1] + radius * (b * stretch), box)
+        point[2] = _wrap(parent[2] + radius * (1 - 2 * s), box)
+        square = _square(point, parent, box)
+        if square < low**2 * (1 + 1e-12) or square > high**2 * (1 - 1e-12):
+            return False
+    else:
+        for axis in range(3):
+            x = u[axis] * box
+            if axes[axis]:
+                x = slab[axis] + gap + diameter / 2 + u[axis] * (box - gap - diameter)
+            point[axis] = _wrap(x, box)
+    for axis in range(3):
+        if axes[axis]:
+            along = (point[axis] - slab[axis]) % box
+            if along < (gap + diameter / 2) * (1 + 1e-12) or along > (box - diameter / 2) * (1 - 1e-12):
+                return False
+    return True
+
+
+@numba.njit(cache=True, inline="always")
+def _apart(point, filled, n, box, limit):
+    """Return whether a position keeps its distance from the first n spheres."""
+    for other in range(n):
+        if _square(point, filled[other], box) < limit:
+            return False
+    return True
+
+
+@numba.njit(cache=True, parallel=True)
+def _fill(ids, slabs, centers, placed, key0, key1, box, diameter, low, high, gap, axes, patience, max_draws):
+    B, N = centers.shape[:2]
+    limit = diameter**2 * (1 + 1e-12)
+    for b in prange(B):
+        point, u = np.empty(3), np.empty(4)
+        filled = np.empty((N, 3))
+        name = uint32(ids[b])
+        for n in range(N):
+            parent = n - 1
+            for draw in range(max_draws):
+                if draw > 0 and draw % patience == 0:
+                    word = philox(uint32(draw // patience), uint32(n), name, uint32(_PARENT), key0, key1)[0]
+                    parent = (np.int64(word) * n) >> 32
+                words = philox(uint32(draw), uint32(n), name, uint32(_DRAW), key0, key1)
+                for k in range(4):
+                    u[k] = words[k] * _UNIT
+                chained = high > 0 and n > 0
+                fits = _candidate(
+                    u, point, filled[max(parent, 0)], chained, slabs[b], gap, axes, box, diameter, low, high
+                )
+                if fits and _apart(point, filled, n, box, limit):
+                    filled[n] = point
+                    placed[b] += 1
+                    break
+            if placed[b] == n:
+                break
+        for n in range(placed[b]):
+            for axis in range(3):
+                centers[b, n, axis] = filled[n, axis]
+
+
+def fill(
+    ids: Tensor, slabs: Tensor, n_particles: int, seed: int, box: float, diameter: float,
+    distance: tuple[float, float], gap: float, axes: Tensor, patience: int, max_draws: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Return sphere centres float32 [B, N, 3] and how many were placed, int64 [B]; twin of `packing.fill`."""
+    centers = torch.zeros(len(ids), n_particles, 3)
+    placed = torch.zeros(len(ids), dtype=torch.int64)
+    keys = np.uint32(seed & 0xFFFFFFFF), np.uint32((seed >> 32) & 0xFFFFFFFF)
+    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    _fill(
+        ids.numpy(), slabs.contiguous().numpy(), centers.numpy(), placed.numpy(), *keys, box, diameter, *distance,
+        gap, axes.numpy(), patience, max_draws,
+    )  # fmt: skip
+    return centers, placed

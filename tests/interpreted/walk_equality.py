@@ -1,0 +1,50 @@
+"""Run under TRITON_INTERPRET=1 by test_kernels.py: the walk kernel and its scalar twin walk the same paths."""
+
+import os
+
+import pytest
+import torch
+
+from gpuion.kernels import scalar, walk
+
+assert os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def case(shape, walkers, classes, blocked, seed):
+    """Random labels, rate tables that sometimes reject and sometimes block, starts anywhere, the seam included."""
+    generator = torch.Generator().manual_seed(seed)
+    B, sites = shape[0], shape[1] * shape[2] * shape[3]
+    labels = torch.randint(0, classes, shape, dtype=torch.uint8, generator=generator)
+    leave = torch.full((B, 256), float("nan"))  # poisoned beyond the classes in use
+    enter = torch.full((B, 256), float("nan"))
+    leave[:, :classes] = torch.rand(B, classes, generator=generator) * 2**16
+    enter[:, :classes] = torch.rand(B, classes, generator=generator) * 2**16
+    if blocked:
+        enter[:, 0] = 0
+    start = torch.randint(0, sites, (B, walkers), dtype=torch.int32, generator=generator)
+    start[:, 0], start[:, -1] = 0, sites - 1
+    return labels, leave, enter, start
+
+
+@pytest.mark.parametrize(
+    ("shape", "walkers", "classes", "blocked"),
+    [((1, 7, 5, 3), 200, 4, False), ((3, 4, 9, 2), 37, 9, True), ((2, 1, 2, 13), 130, 1, False)],
+)
+def test_paths_are_equal(shape, walkers, classes, blocked):
+    arguments = case(shape, walkers, classes, blocked, seed=shape[1])
+    quads = torch.tensor([15, 1, 8][: shape[0]], dtype=torch.int32)
+    ids = torch.tensor([2**32 - 1, 0, 17][: shape[0]])
+    ours = walk.walk(*arguments, quads, ids, 2**64 - 3, 3)
+    twin = scalar.walk(*arguments, quads, ids, 2**64 - 3, 3)
+    assert torch.equal(ours[0], twin[0])
+    assert torch.equal(ours[1], twin[1])
+    assert int(twin[1].sum()) > 0
+
+
+def test_a_structure_walks_alone_as_in_a_batch():
+    labels, leave, enter, start = case((3, 4, 6, 5), 40, 3, False, seed=1)
+    quads, ids = torch.tensor([6, 2, 4], dtype=torch.int32), torch.tensor([5, 6, 7])
+    batch = walk.walk(labels, leave, enter, start, quads, ids, 11, 2)
+    alone = walk.walk(labels[1:2], leave[1:2], enter[1:2], start[1:2], quads[1:2], ids[1:2], 11, 2)
+    assert torch.equal(batch[0][1:2], alone[0])
+    assert torch.equal(batch[1][1:2], alone[1])

@@ -1,0 +1,210 @@
+"""anneal.py from data and checkpoint to labelled shards: complete, resumable, clear about misfits."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import gpuion
+from gpuion.dataset import write_shard, write_summary
+from gpuion.errors import CheckpointError, ConfigError
+from gpuion.labeling import label
+
+pytest.importorskip("gpuion.training")
+ROOT = Path(__file__).parent.parent
+BOX, DIAMETER, N = 10.0, 4.0, 3
+
+
+class Clumped(torch.nn.Module):
+    """A stand-in for a trained network: the higher the more near voxels agree; a sum of integers."""
+
+    def forward(self, image):
+        alike = sum((image * image.roll(2, axis)).flatten(1).double().sum(1) for axis in (2, 3, 4))
+        return (alike / 600).float()
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("anneal_script", ROOT / "anneal.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["anneal_script"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    model = gpuion.TransportModel(affinity=4.0)
+    setting = {"box": BOX, "diameter": DIAMETER, "sites_per_voxel": 1, "model": model}
+    centers = gpuion.place("random", n_structures=6, n_particles=N, box=BOX, diameter=DIAMETER, seed=3)
+    nan = torch.full((6, 2), torch.nan, dtype=torch.float64)
+    found = label(centers, **setting, tolerance=1e-2)
+    data = gpuion.Dataset(
+        centers=centers, diffusivity=found.diffusivity, standard_error=found.standard_error,
+        id=torch.arange(6), family=["random"] * 6, distance=nan, gap=nan[:, 0],
+        axes=torch.zeros(6, 3, dtype=torch.bool), method="exact", **setting,
+    )  # fmt: skip
+    write_shard(folder / "shard-00000.h5", data, seed=3)
+    write_summary(folder, data)
+    return folder
+
+
+@pytest.fixture
+def go(script, data, tmp_path, monkeypatch):
+    """Run the script in this process with a stand-in surrogate; the flags may override."""
+    reference = gpuion.open_dataset(data).d_reference
+    net = Clumped()
+    net.meta = {"box": BOX, "diameter": DIAMETER, "n_particles": N, "voxels": 10, "d_reference": reference}
+    monkeypatch.setattr(script.gpuion, "load_surrogate", lambda *_: net, raising=False)
+    monkeypatch.setattr(script, "SHARD", 4)
+
+    def run(*flags, out="out"):
+        given = {
+            "--data": data, "--checkpoint": "net.pt", "--out": tmp_path / out, "--chains": 2, "--cycles": 3,
+            "--steps": 40, "--relabel": 3, "--tolerance": 0.01, "--device": "cpu",
+        }  # fmt: skip
+        words = [str(word) for pair in given.items() for word in pair]
+        monkeypatch.setattr(sys, "argv", ["anneal.py", *words, *flags])
+        script.main()
+        return tmp_path / out
+
+    run.net = net
+    return run
+
+
+def contents(folder):
+    paths = [*folder.glob("shard-*.h5"), *folder.glob("*.json")]
+    return {path.name: path.read_bytes() for path in paths if path.name != "run.json"}
+
+
+def test_both_directions_end_in_a_labelled_dataset(go, data, capsys):
+    out = go()
+    found, original = gpuion.open_dataset(out), gpuion.open_dataset(data)
+    assert found.family.tolist() == ["annealed-max"] * 5 + ["annealed-min"] * 5
+    assert found.id.tolist() == list(range(10))
+    assert found.model == original.model
+    assert found.d_reference == original.d_reference
+    assert found.chain[[0, 1, 5, 6]].tolist() == [0, 2, 1, 3]
+    assert set(found.cycle.tolist()) <= {0, 1, 2}
+    image = gpuion.voxelize(found.centers, box=BOX, diameter=DIAMETER, voxels=10)
+    assert torch.equal(go.net(image).double(), found.predicted)
+    again = label(found.centers, box=BOX, diameter=DIAMETER, sites_per_voxel=1, model=original.model, tolerance=0.01)
+    # Solved in other batches: the two answers differ by their two tolerances at most.
+    assert torch.allclose(again.diffusivity, found.diffusivity, rtol=0.02)
+    merged = gpuion.open_dataset([data, out])
+    assert len(merged) == 16
+    assert merged.d_reference == original.d_reference
+    summary, traces = (json.loads((out / name).read_text()) for name in ("summary.json", "traces.json"))
+    for d, chains in (("max", [0, 2]), ("min", [1, 3])):
+        part = found.subset(torch.from_numpy(found.family == f"annealed-{d}"))
+        most, other = (max, min) if d == "max" else (min, max)
+        assert traces[d]["ids"] == chains
+        assert [len(row) for row in traces[d]["acceptance"]] == [3, 3]
+        assert part.predicted[:2].tolist() == [row[-1] for row in traces[d]["best_trace"]]
+        assert summary[d]["predicted"] == most(part.predicted.tolist())
+        assert summary[d]["best"] == most(part.d_star.tolist())
+        assert summary[d]["ratio"] == summary[d]["best"] / most(original.d_star.tolist())
+        assert most(summary[d]["best"], other(part.d_star.tolist())) == summary[d]["best"]
+    assert summary["all"]["structures"] == 10
+    assert summary["max"]["predicted"] > summary["min"]["predicted"]
+    printed = capsys.readouterr().out
+    assert "max: best predicted D*" in printed
+    assert "proposals/s" in printed
+    assert "10 annealed structures: MAPE" in printed
+
+
+@pytest.mark.parametrize("stop", ["annealing", "labelling"])
+def test_a_stopped_run_goes_on_to_the_same_files(go, script, monkeypatch, stop):
+    whole = contents(go(out="whole"))
+    name, after = ("save_state", 4) if stop == "annealing" else ("write_shard", 2)
+    real, calls = getattr(script, name), []
+
+    def stopping(*args, **kwargs):
+        if len(calls) == after:
+            raise KeyboardInterrupt
+        calls.append(args)
+        real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(script, name, stopping)
+        with pytest.raises(KeyboardInterrupt):
+            go(out="halves")
+    assert contents(go(out="halves")) == whole
+    assert contents(go(out="halves")) == whole
+
+
+def test_one_direction_alone_gives_what_both_give(go):
+    both, down = gpuion.open_dataset(go(out="both")), gpuion.open_dataset(go("--minimize", out="down"))
+    assert set(down.family) == {"annealed-min"}
+    assert torch.equal(down.centers, both.centers[5:])
+
+
+def test_starts_are_fresh_or_the_extremes(go, script, data):
+    original = gpuion.open_dataset(data)
+    config = script.Config(start="data", chains=2)
+    order = original.d_star.argsort()
+    up = script.starts(config, original, torch.tensor([0, 2]), "max")
+    down = script.starts(config, original, torch.tensor([1, 3]), "min")
+    assert torch.equal(up, original.centers[order[[-1, -2]]])
+    assert torch.equal(down, original.centers[order[[0, 1]]])
+    fresh = script.starts(script.Config(seed=3), original, torch.arange(6), "max")
+    assert not any(torch.equal(a, b) for a in fresh for b in original.centers)
+    go("--start", "data")
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--steps", "0"], "steps"),
+        (["--cycles", "0"], "cycles"),
+        (["--temperature", "0"], "temperature"),
+        (["--cooling", "1.1"], "cooling"),
+        (["--chains", "0"], "chains"),
+        (["--relabel", "-1"], "relabel"),
+        (["--batch", "0"], "batch"),
+        (["--tolerance", "0"], "tolerance"),
+        (["--start", "data", "--chains", "7"], "exceeds"),
+        (["--checkpoint", ""], "--checkpoint"),
+        (["--data", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_bad_settings_end_before_the_folder_is_made(go, tmp_path, flags, says):
+    with pytest.raises(ValueError, match=says):
+        go(*flags)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["box", "diameter", "n_particles", "d_reference"])
+def test_a_checkpoint_of_other_structures_needs_force(go, tmp_path, name):
+    go.net.meta[name] = go.net.meta[name] * 2
+    if name == "box":
+        go.net.meta["voxels"] *= 2
+    with pytest.raises(CheckpointError, match=rf"{name} = .*--force"):
+        go()
+    assert not (tmp_path / "out").exists()
+    go("--force", "--maximize", "--cycles", "1")
+
+
+def test_another_configuration_or_number_of_processes_is_refused(go):
+    out = go()
+    with pytest.raises(ConfigError, match="holds a run with steps = 40"):
+        go("--steps", "41")
+    state = next(out.glob("state-*.pt"))
+    state.rename(out / "state-max-0of2.pt")
+    with pytest.raises(ConfigError, match="another number of processes"):
+        go()
+
+
+def test_the_script_says_in_one_line_what_is_missing():
+    command = [sys.executable, str(ROOT / "anneal.py"), "--checkpoint", "net.pt"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines() == [
+        "error: give --data FOLDER (of simulate.py) and --checkpoint FILE (of train.py)"
+    ]

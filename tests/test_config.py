@@ -1,0 +1,267 @@
+import dataclasses
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpuion import files
+from gpuion.config import option, parse
+from gpuion.distributed import World
+from gpuion.errors import ConfigError
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    out: Path = option(Path("runs/x"), "folder", identity=False)
+    structures: int | None = option(None, "how many")
+    box: float = option(50.0, "edge")
+    method: str = option("exact", "how", choices=("exact", "kmc"))
+    quick: bool = option(False, "hurry")
+    data: tuple[str, ...] = option((), "folders")
+    ranges: tuple[Any, ...] = option(((1.0, 2.0),), "pairs", file_only=True)
+    direction: str = option("both", "which way", flags={"--maximize": "max", "--minimize": "min"})
+    seed: int = option(0, "seed")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/simulate.py"])
+    (tmp_path / "configs").mkdir()
+
+    def call(*flags, preset=None, config=None):
+        argv = [str(flag) for flag in flags]
+        for name, text in (("preset", preset), ("config", config)):
+            if text is not None:
+                (tmp_path / "configs" / f"{name}.toml").write_text(text)
+                argv += [f"--{name}", str(tmp_path / "configs/config.toml") if name == "config" else "preset"]
+        return parse(Config, tmp_path, "doc", argv)
+
+    return call
+
+
+def test_defaults(run):
+    assert run() == Config()
+
+
+def test_each_source_overrides_the_one_before(run):
+    preset = "[system]\nbox = 1\nseed = 1\n[simulate]\nstructures = 1\nmethod = 'kmc'"
+    config = "[system]\nbox = 2\n[simulate]\nstructures = 2"
+    assert run(preset=preset) == Config(box=1.0, seed=1, structures=1, method="kmc")
+    assert run(preset=preset, config=config) == Config(box=2.0, seed=1, structures=2, method="kmc")
+    assert run("--structures", 3, preset=preset, config=config) == Config(box=2.0, seed=1, structures=3, method="kmc")
+    assert run(config="[system]\nseed = 1\n[simulate]\nseed = 2").seed == 2
+
+
+def test_types(run):
+    config = run(
+        config="[simulate]\nbox = 3\nout = 'a/b'\nquick = true\ndata = ['a', 'b']\nranges = [['contact', 2], [3, 4]]"
+    )
+    assert config == Config(
+        box=3.0, out=Path("a/b"), quick=True, data=("a", "b"), ranges=(("contact", 2), (3, 4))
+    )  # fmt: skip
+    assert isinstance(config.box, float)
+    config = run("--data", "a", "b", "--quick", "--box", 3, "--minimize", "--out", "c")
+    assert config == Config(data=("a", "b"), quick=True, box=3.0, direction="min", out=Path("c"))
+    assert run("--no-quick", config="[simulate]\nquick = true").quick is False
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "[simulate]\nstructure = 3",
+            r"config.toml: \[simulate\]: the key 'structure' is unknown; did you mean structures",
+        ),
+        ("[simulate]\nxyz = 3", "the key 'xyz' is unknown; there are out, structures"),
+        ("[system]\nparticle = 3", r"\[system\]: the key 'particle' is unknown; did you mean particles"),
+        ("[simulat]\nstructures = 3", "the table 'simulat' is unknown; did you mean simulate"),
+        ("structures = 3", "the table 'structures' is unknown"),
+        ("train = 3", "train should be a table"),
+        ("[simulate]\nstructures = 'x'", "structures should be int, found 'x'"),
+        ("[simulate]\nstructures = 2.5", "structures should be int, found 2.5"),
+        ("[simulate]\nstructures = true", "structures should be int, found True"),
+        ("[simulate]\nquick = 1", "quick should be bool, found 1"),
+        ("[simulate]\nbox = '5'", "box should be float, found '5'"),
+        ("[simulate]\nout = 5", "out should be Path, found 5"),
+        ("[simulate]\ndata = 'a'", "data should be a list, found 'a'"),
+        ("[simulate]\ndata = [1]", "data should be str, found 1"),
+        ("[simulate]\nranges = 1", "ranges should be a list, found 1"),
+        ("[simulate]\nmethod = 'guess'", "method should be one of exact, kmc, found 'guess'"),
+        ("[simulate", "config.toml is not valid TOML"),
+    ],
+)
+def test_a_wrong_file_is_explained(run, text, message):
+    with pytest.raises(ConfigError, match=message):
+        run(config=text)
+
+
+def test_a_key_of_another_script_is_not_ours_to_judge(run):
+    assert run(config="[train]\nanything = 3\n[system]\nparticles = 3") == Config()
+
+
+def test_files_that_cannot_be_read(run, tmp_path):
+    with pytest.raises(ConfigError, match=r"cannot read .*missing.toml: No such file"):
+        run("--config", tmp_path / "missing.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"binary.toml is not valid TOML"):
+        run("--config", tmp_path / "binary.toml")
+
+
+def test_unknown_preset(run):
+    assert run(preset="[simulate]\nseed = 4").seed == 4
+    with pytest.raises(ConfigError, match="preset 'papr' is unknown; there are preset"):
+        run("--preset", "papr")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--structurs", "5"], "unrecognized arguments: --structurs 5; did you mean --structures?"),
+        (["--structurs=5"], "did you mean --structures?"),
+        (["--ranges", "5"], "unrecognized arguments: --ranges 5"),
+        (["--struct", "5"], "unrecognized arguments: --struct 5"),
+        (["--structures", "many"], "argument --structures: invalid int value: 'many'"),
+        (["--method", "guess"], "argument --method: invalid choice: 'guess'"),
+        (["--structures"], "argument --structures: expected one argument"),
+    ],
+)
+def test_a_wrong_flag_is_one_line_and_code_2(run, capsys, flags, message):
+    with pytest.raises(SystemExit) as left:
+        run(*flags)
+    assert left.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+
+
+def test_help_shows_flags_and_defaults(run, capsys):
+    with pytest.raises(SystemExit) as left:
+        run("--help")
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    assert "edge (default: 50.0)" in text
+    assert "--ranges" not in text
+
+
+def test_a_folder_remembers_its_run(tmp_path):
+    home = tmp_path / "a" / "b"
+    files.claim_folder(home, "simulate", Config(seed=1))
+    (home / "shard").write_text("x")
+    files.claim_folder(home, "simulate", Config(seed=1, out=home))  # out is not part of what a run is
+    with pytest.raises(ConfigError, match="holds a run with seed = 1, this one has 2; choose another --out"):
+        files.claim_folder(home, "simulate", Config(seed=2))
+    with pytest.raises(ConfigError, match="holds a run of simulate, not of train"):
+        files.claim_folder(home, "train", Config(seed=1))
+    (home / "run.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"run\.json is damaged"):
+        files.claim_folder(home, "simulate", Config(seed=1))
+    (home / "run.json").unlink()
+    with pytest.raises(ConfigError, match="not empty and holds no gpuion run"):
+        files.claim_folder(home, "simulate", Config(seed=1))
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path):
+    (tmp_path / ".run.json.77.partial").write_text("{")  # killed while it claimed the folder
+    files.claim_folder(tmp_path, "simulate", Config())
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+    (tmp_path / ".shard.h5.77.partial").write_text("x")
+    files.claim_folder(tmp_path, "simulate", Config())
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_all_ranks_learn_that_the_folder_is_taken(tmp_path, monkeypatch):
+    (tmp_path / "x").write_text("x")
+    told = []
+    monkeypatch.setattr(World, "share", lambda _self, value: told.append(value) or told[0])
+    with pytest.raises(ConfigError, match="not empty"):
+        files.claim_folder(tmp_path, "simulate", Config(), World(rank=0, size=2, device="cpu"))
+    with pytest.raises(SystemExit) as left:
+        files.claim_folder(tmp_path, "simulate", Config(), World(rank=1, size=2, device="cpu"))
+    assert left.value.code == 1
+
+
+def fail_midway(path):
+    with files.atomic(path) as partial:
+        partial.write_text("half")
+        raise RuntimeError("midway")
+
+
+def test_atomic_files_are_whole_or_absent(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError, match="midway"):
+        fail_midway(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+    assert path.read_text() == "old"
+    with files.atomic(path) as partial:
+        partial.write_text("new")
+    assert path.read_text() == "new"
+
+
+ERRORS = r"""
+import os, sys, time
+from gpuion.errors import *
+def main():
+    kind = sys.argv[1]
+    if kind == "config": raise ConfigError("two\nlines")
+    if kind == "value": raise ValueError("a value")
+    if kind == "disk": raise OSError(28, "No space left on device")
+    if kind == "file": open("/nowhere/at/all")
+    if kind == "memory": raise RuntimeError("CUDA out of memory. Tried")
+    if kind == "ram": raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")
+    if kind == "bug": raise RuntimeError("a bug")
+    print("ready", flush=True)
+    time.sleep(60)
+run_script(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        ("config", "error: two lines"), ("value", "error: a value"), ("disk", "error: the disk is full;"),
+        ("file", "error: [Errno 2] No such file"), ("memory", "error: CUDA out of memory"),
+        ("ram", "error: DefaultCPUAllocator: can't allocate memory"),
+    ],
+)  # fmt: skip
+def test_an_error_is_one_line_and_code_1(kind, line):
+    done = subprocess.run([sys.executable, "-c", ERRORS, kind], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith(line)
+
+
+def test_a_bug_keeps_its_traceback():
+    done = subprocess.run([sys.executable, "-c", ERRORS, "bug"], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals(number):
+    with subprocess.Popen([sys.executable, "-c", ERRORS, "wait"], stdout=-1, stderr=-1, text=True, cwd=ROOT) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert err.splitlines() == ["stopped; what was finished is kept, and the same command goes on from there"]
+
+
+@pytest.mark.parametrize("preset", ["laptop", "paper"])
+@pytest.mark.parametrize("script", ["simulate", "train", "anneal"])
+def test_the_presets_fit_the_scripts(preset, script, monkeypatch):
+    if not (ROOT / f"{script}.py").exists():
+        pytest.skip(f"{script}.py is not there")
+    monkeypatch.syspath_prepend(ROOT)
+    monkeypatch.setattr(sys, "argv", [f"{script}.py"])
+    module = __import__(script)
+    config = parse(module.Config, ROOT, "", ["--preset", preset])
+    if script == "simulate":
+        assert (config.particles, config.box) == {"laptop": (27, 50.0), "paper": (91, 75.0)}[preset]
+        module.check(config)

@@ -1,0 +1,118 @@
+"""Triton kernels without a GPU: interpreted they equal their twins bit for bit; compiled they keep to a budget."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+triton = pytest.importorskip("triton")
+
+HERE = Path(__file__).parent
+
+
+def run_interpreted(name):
+    """Run a file of tests in a process of its own, where Triton was imported as an interpreter."""
+    command = [sys.executable, "-m", "pytest", str(HERE / "interpreted" / name), "-p", "no:cacheprovider"]
+    env = {**os.environ, "TRITON_INTERPRET": "1"}
+    result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert re.search(r"\d+ passed", result.stdout)
+
+
+@pytest.mark.skipif(
+    triton.__version__.startswith("3.6") and np.lib.NumpyVersion(np.__version__) >= "2.4.0",
+    reason="this Triton's interpreter cannot loop over a run-time number with this numpy",
+)
+def test_walk_interpreted():
+    run_interpreted("walk_equality.py")
+
+
+def compile_walk(capability):
+    """Compile the walk for a GPU that need not be here; return its assembly and ptxas's account of it."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from gpuion.kernels.walk import walk_kernel
+
+    pointers = {"labels": "*u8", "leave_table": "*fp32", "enter_table": "*fp32", "start": "*i32", "quads": "*i32"}
+    pointers |= {"ids": "*i64", "displacement": "*i32", "hops_made": "*i32"}
+    scalars = {"key0": "i64", "key1": "i64", **dict.fromkeys("XYZWT", "i32"), "BLOCK": "constexpr"}
+    source = ASTSource(walk_kernel, {**pointers, **scalars}, constexprs={"BLOCK": 128})
+    return triton.compile(
+        source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 4, "enable_fp_fusion": False}
+    )
+
+
+def tool(name):
+    """Return the path of a CUDA tool that comes with Triton."""
+    bundled = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
+    return str(bundled) if bundled.exists() else shutil.which(name)
+
+
+def machine_code(binary, tmp_path):
+    """Return (resource usage, instructions) of a compiled kernel."""
+    cubin = tmp_path / "kernel.cubin"
+    cubin.write_bytes(binary.asm["cubin"])
+    usage = subprocess.run([tool("cuobjdump"), "-res-usage", str(cubin)], capture_output=True, text=True, check=True)
+    code = subprocess.run([tool("nvdisasm"), "-c", str(cubin)], capture_output=True, text=True, check=True)
+    return usage.stdout + usage.stderr, code.stdout
+
+
+def hottest_loop(code):
+    """Return the instructions of the innermost backward jump that holds the most of them."""
+    lines = [
+        line for line in code.splitlines() if re.search(r"/\*[0-9a-f]{4,}\*/\s+\S", line) or re.match(r"\.L_", line)
+    ]
+    labels = {line.split(":")[0]: number for number, line in enumerate(lines) if line.startswith(".L_")}
+    loops = []
+    for number, line in enumerate(lines):
+        target = re.search(r"BRA.*`\((\.L_\w+)\)", line)
+        if target and labels.get(target.group(1), number) < number:
+            loops.append((labels[target.group(1)], number))
+    innermost = [a for a in loops if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
+    start, end = max(innermost, key=lambda loop: loop[1] - loop[0])
+    return [line for line in lines[start:end] if not line.startswith(".L_")]
+
+
+@pytest.mark.parametrize("capability", [80, 90, 100])
+def test_walk_compiles_within_its_budget(capability, tmp_path):
+    usage, code = machine_code(compile_walk(capability), tmp_path)
+    registers = int(re.search(r"REG:(\d+)", usage).group(1))
+    stack, shared = (int(re.search(rf"{word}:(\d+)", usage).group(1)) for word in ("STACK", "SHARED"))
+    loop = hottest_loop(code)
+    attempts = 4  # one Philox call a turn of the loop
+    text = "\n".join(loop)
+    assert len(re.findall(r"\bIMAD", text)) > 40, "this is not the loop of the walk"
+    assert (stack, shared) == (0, 0)
+    assert not re.search(r"\b(LDL|STL|LDS|STS|BAR)\b", text), "the loop spills or waits for its neighbours"
+    assert registers <= REGISTERS, registers
+    assert len(loop) / attempts <= INSTRUCTIONS, len(loop) / attempts
+
+
+REGISTERS = 40
+"""Eight blocks of 128 threads would run beside each other at 64 registers; 40 leaves 12."""
+
+INSTRUCTIONS = 70
+"""Instructions an attempt: a quarter of Philox (15), direction and wrap (25), look-ups, decision and move (25); 68 measured."""
+
+
+@pytest.mark.gpu
+def test_walk_on_the_gpu_is_the_twin_bit_for_bit():
+    from gpuion.kernels import scalar, walk
+
+    generator = torch.Generator().manual_seed(4)
+    labels = torch.randint(0, 6, (3, 37, 20, 11), dtype=torch.uint8, generator=generator)
+    leave, enter = (torch.rand(3, 256, generator=generator) * 2**16 for _ in range(2))
+    start = torch.randint(0, 37 * 20 * 11, (3, 777), dtype=torch.int32, generator=generator)
+    quads, ids = torch.tensor([500, 3, 99], dtype=torch.int32), torch.tensor([2**32 - 1, 0, 7])
+    arguments = (labels, leave, enter, start, quads, ids)
+    ours = walk.walk(*(a.cuda() for a in arguments), 2**63 + 5, 9)
+    twin = scalar.walk(*arguments, 2**63 + 5, 9)
+    assert torch.equal(ours[0].cpu(), twin[0])
+    assert torch.equal(ours[1].cpu(), twin[1])

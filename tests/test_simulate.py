@@ -1,0 +1,362 @@
+import errno
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import gpuion
+from gpuion import design, files
+from gpuion.config import parse
+from gpuion.design import Case, Design, arrange, choose
+from gpuion.errors import ConfigError, PackingError, run_script
+from gpuion.labeling import label
+
+ROOT = Path(__file__).parent.parent
+CELL = {"particles": 27, "box": 50.0, "diameter": gpuion.sphere_diameter(27, 50.0, 0.1)}
+RANGES = (("contact", 11.0), (11.0, 12.5), (12.5, 13.5), (13.5, 14.5), (14.5, 16.0), (16.0, 20.0), (20.0, 30.0))
+WIDTHS = ((14.0, 20.0), (14.0, 20.0), (14.0, 14.0))
+
+TINY = """
+[system]
+particles = 8
+box = 20.0
+volume_fraction = 0.05
+[simulate]
+random = 3
+chained = 7
+gapped = 6
+chained_ranges = [["contact", 6.0], [6.0, 8.0]]
+gapped_widths = [[3.0, 5.0], [3.0, 5.0], [3.0, 4.0]]
+shard = 3
+tolerance = 1e-2
+method = "both"
+walkers = 50
+time = 100.0
+"""
+
+
+@pytest.fixture(scope="module")
+def paper():
+    return Design(**CELL, random=722, chained=5304, gapped=2166, ranges=RANGES, widths=WIDTHS, seed=5)
+
+
+def family(number):
+    return "random" if number < 722 else "chained" if number < 722 + 5304 else "gapped"
+
+
+def test_the_design_has_the_papers_counts_and_even_ranges(paper):
+    cases = [paper.case(number) for number in range(8192)]
+    assert len(paper) == 8192
+    assert [sum(case.family == f for case in cases) for f in ("random", "chained", "gapped")] == [722, 5304, 2166]
+    chained = [case.distance for case in cases if case.family == "chained"]
+    assert {chained.count(pair) for pair in paper.ranges} <= {757, 758}  # 5304 / 7 = 757.7
+    gapped = [case for case in cases if case.family == "gapped"]
+    for slabs in (1, 2, 3):
+        some = [case for case in gapped if len(case.axes) == slabs]
+        assert len(some) == 722
+        assert sum(case.distance is not None for case in some) == 361
+        lo, hi = WIDTHS[slabs - 1]
+        assert all(lo <= case.gap <= hi for case in some)
+        # 3, 3 and 1 sets of axes, each drawn with probability 1/3 or 1: binomial, σ = √(722 · 2/9) = 12.7; 5 σ.
+        for axes in {case.axes for case in some}:
+            assert abs(sum(case.axes == axes for case in some) - 722 / (3, 3, 1)[slabs - 1]) < 64
+    # A range is drawn with probability 1/7 for 1083 structures: σ = √(1083 · 6/49) = 11.5; 5 σ.
+    for pair in paper.ranges:
+        assert abs(sum(case.distance == pair for case in gapped) - 1083 / 7) < 58
+
+
+def test_a_part_of_the_design_keeps_the_shares_of_the_families(paper):
+    whole = choose(paper)
+    assert sorted(whole) == list(range(8192))
+    for count in (1, 2, 10, 64, 100, 777, 4096, 8191):
+        part = choose(paper, count)
+        assert part == whole[:count]
+        for name, size in (("random", 722), ("chained", 5304), ("gapped", 2166)):
+            assert abs(sum(family(number) == name for number in part) - count * size / 8192) < 1.01
+    ranges = [paper.case(number).distance for number in choose(paper, 512) if family(number) == "chained"]
+    assert all(abs(ranges.count(pair) - len(ranges) / 7) <= 3 for pair in paper.ranges)
+    for count in (0, 8193):
+        with pytest.raises(ValueError, match=r"structures must lie in 1 … 8192"):
+            choose(paper, count)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"random": -1}, "random must be at least 0"),
+        ({"ranges": ()}, "a chained range or more"),
+        ({"ranges": ((11.0,),)}, "chained_ranges must be pairs"),
+        ({"ranges": (("near", 11.0),)}, "chained_ranges must be pairs"),
+        ({"ranges": ((5.0, 11.0),)}, "diameter = 9.59"),
+        ({"ranges": ((12.0, 11.0),)}, "lo ≤ hi"),
+        ({"widths": ((14.0, 20.0),)}, "three gapped widths"),
+        ({"widths": (("contact", 20.0),) * 3}, "gapped_widths must be pairs"),
+        ({"widths": ((14.0, 45.0),) * 3}, "leaves no room"),
+        ({"box": 20.0}, "saturates"),
+    ],
+)
+def test_an_impossible_design_is_refused_at_once(changes, message):
+    fields = {**CELL, "random": 1, "chained": 1, "gapped": 1, "ranges": RANGES, "widths": WIDTHS, **changes}
+    with pytest.raises(ValueError, match=message):
+        Design(**fields)
+
+
+def test_a_structure_is_the_same_alone_and_in_company(paper):
+    numbers = choose(paper, 12)
+    together = arrange(paper, numbers)
+    for b in (0, 5, 11):
+        assert torch.equal(arrange(paper, [numbers[b]])[0], together[b])
+    assert torch.equal(arrange(paper, numbers[::-1]), together.flip(0))
+
+
+def test_a_jam_is_drawn_again(paper, monkeypatch):
+    attempts = []
+
+    def jams(*args, ids, seed, **options):
+        """Structure 3 finds no place with the design's own seed and the first made one."""
+        attempts.append((list(ids), seed))
+        if 3 in ids and len({seed for ids, seed in attempts if ids == [3]}) < 3:
+            raise PackingError("no place")
+        return real(*args, ids=ids, seed=seed, **options)
+
+    real = design.place
+    monkeypatch.setattr(design, "place", jams)
+    centers = arrange(paper, [2, 3, 4])
+    again = [seed for ids, seed in attempts if ids == [3]]
+    assert again[0] == paper.seed
+    assert len(set(again)) == 3
+    attempts.clear()
+    assert torch.equal(arrange(paper, [3])[0], centers[1])  # the same redraw alone
+    monkeypatch.setattr(design, "place", real)
+    assert torch.equal(centers[[0, 2]], arrange(paper, [2, 4]))
+    assert not torch.equal(centers[1], arrange(paper, [3])[0])
+
+
+def test_what_always_jams_ends(paper, monkeypatch):
+    def jams(*_args, **_options):
+        raise PackingError("no place")
+
+    monkeypatch.setattr(design, "place", jams)
+    with pytest.raises(PackingError, match="jammed in 32 attempts; the last: no place"):
+        arrange(paper, [0])
+
+
+def test_labels_do_not_depend_on_batch_or_threads():
+    centers = gpuion.place("random", n_structures=3, n_particles=8, box=20.0, volume_fraction=0.05)
+    setting = {"box": 20.0, "diameter": gpuion.sphere_diameter(8, 20.0, 0.05), "method": "both", "walkers": 1000}
+    setting |= {"time": 20.0, "tolerance": 1e-2}
+    ids, threads = torch.arange(3), torch.get_num_threads()
+    many = label(centers, ids=ids, **setting)
+    try:
+        torch.set_num_threads(1)
+        alone = label(centers[2:], ids=ids[2:], **setting)
+    finally:
+        torch.set_num_threads(threads)
+    for name, value in vars(many).items():
+        assert torch.equal(value[2:], getattr(alone, name)), name
+    with pytest.raises(ValueError, match="method must be one of exact, kmc, both"):
+        label(centers, **(setting | {"method": "guess"}))
+
+
+@pytest.fixture(scope="module")
+def script():
+    sys.path.insert(0, str(ROOT))
+    yield importlib.import_module("simulate")
+    sys.path.remove(str(ROOT))
+
+
+@pytest.fixture
+def run(script, tmp_path, monkeypatch):
+    """Run simulate.py's main function in this process; return the output folder."""
+    handler = signal.getsignal(signal.SIGTERM)
+    (tmp_path / "tiny.toml").write_text(TINY)
+
+    def call(*flags):
+        argv = ["simulate.py", "--config", tmp_path / "tiny.toml", "--out", tmp_path / "out", "--device", "cpu", *flags]
+        monkeypatch.setattr(sys, "argv", [str(word) for word in argv])
+        run_script(script.main)
+        return tmp_path / "out"
+
+    yield call
+    signal.signal(signal.SIGTERM, handler)
+
+
+def test_both_methods_agree_and_are_stored(run, capsys):
+    data = gpuion.open_dataset(run("--structures", 5, "--walkers", 2000, "--time", 400))
+    table = capsys.readouterr().out
+    assert len(data) == 5
+    assert data.method == "both"
+    assert data.d_reference == float(data.mean_diffusivity.max())
+    assert data.converged.all()
+    # 15 comparisons at 5 σ, of a fixed seed: one in 10⁵ by chance; the exact solve's 1% adds to the walk's 2 to 5%.
+    z = (data.diffusivity_kmc - data.diffusivity) / data.standard_error_kmc.hypot(data.standard_error)
+    assert z[data.converged_kmc].abs().max() < 5
+    assert "|z| > 4 between walk and exact solve:" in table
+    assert [line.split()[0] for line in table.splitlines() if "0." in line and "/s" not in line] == [
+        "chained", "gapped", "random", "all",
+    ]  # fmt: skip
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_later(run, capsys, monkeypatch, tmp_path):
+    write = Path.write_bytes
+
+    def full(self, data):
+        if "shard-00001" not in self.name:
+            return write(self, data)
+        write(self, data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(SystemExit) as left:
+        run("--method", "exact", "--structures", 7)
+    assert left.value.code == 1
+    assert capsys.readouterr().err.startswith("error: the disk is full;")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"run.json", "shard-00000.h5"}
+    monkeypatch.setattr(Path, "write_bytes", write)
+    first = (tmp_path / "out" / "shard-00000.h5").stat().st_mtime_ns
+    assert len(gpuion.open_dataset(run("--method", "exact", "--structures", 7))) == 7
+    assert (tmp_path / "out" / "shard-00000.h5").stat().st_mtime_ns == first
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--structures", "17"], "error: structures must lie in 1 … 16"),
+        (["--structures", "0"], "error: structures must lie in 1 … 16"),
+        (["--volume-fraction", "0.5"], "error: volume fraction 0.5000 is not below 0.3841"),
+        (["--box", "20.5"], "error: box = 20.5 voxels at 1 sites per voxel is not a whole number"),
+        (["--box", "20.5", "--sites-per-voxel", "2"], "error: box = 20.5 voxels at 1 voxels"),
+        (["--tolerance", "0"], "error: tolerance must lie in (0, 1)"),
+        (["--time", "nan"], "error: tolerance must lie in (0, 1), time above 0"),
+        (["--shard", "0"], "error: shard must be at least 1, got 0"),
+        (["--particles", "0"], "error: n_particles, box and volume_fraction must be positive"),
+        (["--preset", "papr"], "error: preset 'papr' is unknown; there are laptop, paper"),
+        (["--device", "abacus"], "error: device 'abacus' is unknown"),
+    ],
+)
+def test_bad_settings_are_refused_before_any_work(run, capsys, tmp_path, flags, line):
+    with pytest.raises(SystemExit) as left:
+        run(*flags)
+    assert left.value.code == 1
+    assert capsys.readouterr().err.startswith(line)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_taken_or_a_file(run, capsys, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("x")
+    with pytest.raises(SystemExit):
+        run()
+    assert "is not empty and holds no gpuion run" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run("--out", tmp_path / "tiny.toml")
+    assert capsys.readouterr().err.startswith("error: [Errno 17] File exists")
+
+
+def command(folder, *, ranks=1):
+    words = (
+        [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}"] if ranks > 1 else [sys.executable]
+    )
+    port = ["--standalone"] if ranks > 1 else []
+    return [
+        *words,
+        *port,
+        str(ROOT / "simulate.py"),
+        "--config",
+        str(folder.parent / "tiny.toml"),
+        "--out",
+        str(folder),
+    ]
+
+
+def problems(text):
+    """Leave out the warning about walks, which are too short to settle here."""
+    return [line for line in text.splitlines() if "walks did not converge" not in line]
+
+
+def until(process, condition):
+    """Wait for a condition while a process runs; the test fails if the process ends first."""
+    limit = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < limit
+        time.sleep(0.002)  # shards follow each other within tenths of a second
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """The files of one process that nothing disturbs."""
+    home = tmp_path_factory.mktemp("straight")
+    (home / "tiny.toml").write_text(TINY)
+    done = subprocess.run(command(home / "one"), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert problems(done.stderr) == []
+    assert sorted(contents(home / "one")) == ["dataset.json", "run.json", *(f"shard-{k:05d}.h5" for k in range(6))]
+    return home
+
+
+def test_killed_at_any_moment_two_ranks_end_it_with_the_same_bytes(straight):
+    folder = straight / "killed"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command(folder), **pipes) as process:
+        until(process, (folder / "shard-00000.h5").exists)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err == "stopped; what was finished is kept, and the same command goes on from there\n"
+    assert not list(folder.glob(".*"))
+    assert not (folder / "dataset.json").exists()
+    made = len(list(folder.glob("shard-*.h5")))
+
+    with subprocess.Popen(command(folder), **pipes) as process:
+        until(process, lambda: len(list(folder.glob("shard-*.h5"))) > made)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGKILL
+    assert not (folder / "dataset.json").exists()
+
+    (folder / ".shard-00005.h5.1.partial").write_bytes(b"half")
+    damaged = folder / "shard-00000.h5"
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    done = subprocess.run(command(folder, ranks=2), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ours = [line for line in problems(done.stderr) if "distributed/run.py" not in line]
+    assert len(ours) == 1
+    assert f"warning: a damaged shard is made again: {damaged}: expected a readable HDF5 file" in ours[0]
+    assert contents(folder) == contents(straight / "one")
+
+
+def test_another_configuration_is_refused(straight, script, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [*command(straight / "one")[1:], "--seed", "1"])
+    before = contents(straight / "one")
+    with pytest.raises(ConfigError, match="holds a run with seed = 0, this one has 1"):
+        script.main()
+    assert contents(straight / "one") == before
+    assert json.loads(before["run.json"])["config"]["structures"] is None
+
+
+def test_the_presets_are_the_papers_numbers(script, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["simulate.py"])
+    paper, numbers = script.check(parse(script.Config, ROOT, "", ["--preset", "paper"]))
+    assert (paper.random, paper.chained, paper.gapped, len(numbers)) == (722, 5304, 2166, 8192)
+    assert paper.diameter == pytest.approx(9.6024, abs=5e-5)
+    laptop, _ = script.check(parse(script.Config, ROOT, "", ["--preset", "laptop"]))
+    assert laptop.ranges[1:] == RANGES[1:]
+    assert laptop.case(0) == Case("random")
+
+
+def test_identity_leaves_out_what_does_not_change_the_result(script):
+    identity = files.identity(script.Config())
+    assert not {"out", "device", "batch"} & set(identity)
+    assert {"seed", "structures", "shard", "chained_ranges"} <= set(identity)

@@ -1,0 +1,150 @@
+from itertools import permutations, product
+
+import pytest
+import torch
+
+import gpuion
+from gpuion.surrogate import FeatureNorm, TiedConv
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Tiny layers lose more to waking threads than they win."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def images(B, V, seed=0):
+    return (torch.rand(B, 1, V, V, V, generator=torch.Generator().manual_seed(seed)) < 0.2).float()
+
+
+def trained(boundary="periodic", **options):
+    """Return a network with random running statistics, as if trained, in evaluation mode."""
+    torch.manual_seed(1)
+    net = gpuion.Surrogate(boundary, **options)
+    net.train()
+    net(images(8, options.get("voxels", 20)))
+    return net.eval()
+
+
+def symmetries():
+    """Return the 48 ways to turn and mirror the last three axes."""
+    for order, signs in product(permutations(range(3)), product([False, True], repeat=3)):
+        flips = [2 + axis for axis, flip in enumerate(signs) if flip]
+        yield lambda x, order=order, flips=flips: x.permute(0, 1, *(2 + axis for axis in order)).flip(flips)
+
+
+def test_periodic_does_not_change_under_the_48_symmetries_of_the_cube():
+    # In float64 only the order of sums differs: about 1e3 terms a feature, 1e3 · 1e-16, and 1e-12 leaves room.
+    net, image = trained().double(), images(3, 20).double()
+    expected = net(image)
+    moved = [net(turn(image)) for turn in symmetries()]
+    assert len(moved) == 48
+    for value in moved:
+        assert torch.allclose(value, expected, rtol=0, atol=1e-12)
+    # Structures must be told apart, or the test above says nothing.
+    assert expected.std() > 1e-4
+
+
+def test_the_paper_network_does_change_when_turned():
+    net, image = trained("zero", voxels=16).double(), images(1, 16).double()
+    assert (net(image) - net(image.flip(2))).abs() > 1e-6  # round-off is 1e-12
+
+
+def test_periodic_does_not_change_when_rolled_by_whole_windows():
+    net, image = trained().double(), images(2, 20).double()
+    rolled = net(image.roll((5, -10, 15), (2, 3, 4)))
+    assert torch.allclose(rolled, net(image), rtol=0, atol=1e-12)
+    assert not torch.allclose(net(image.roll(2, 2)), net(image), rtol=0, atol=1e-9)
+
+
+def test_periodic_takes_cells_of_other_sizes_and_a_doubled_cell_is_the_same():
+    net, image = trained().double(), images(2, 25).double()
+    assert net(images(1, 50).double()).shape == (1,)
+    assert net(images(1, 75).double()).shape == (1,)
+    assert torch.allclose(net(gpuion.tile(image, 2)), net(image), rtol=0, atol=1e-12)
+
+
+def test_alone_or_in_a_batch():
+    net, image = trained().double(), images(5, 20).double()
+    alone = torch.cat([net(image[b : b + 1]) for b in range(5)])
+    assert torch.allclose(alone, net(image), rtol=0, atol=1e-12)
+
+
+def test_tied_convolution_is_a_sum_over_periodic_neighbours():
+    torch.manual_seed(0)
+    layer, x = TiedConv(2, 3).double(), torch.rand(1, 2, 5, 5, 5, dtype=torch.float64)
+    expected = layer.bias.view(1, 3, 1, 1, 1).expand(1, 3, 5, 5, 5).clone()
+    for step in product((-1, 0, 1), repeat=3):
+        weight = layer.weight[:, :, sum(map(abs, step))]
+        expected += torch.einsum("oi,bixyz->boxyz", weight, x.roll(step, (2, 3, 4)))
+    # 54 products of order 1 in float64.
+    assert torch.allclose(layer(x), expected, rtol=0, atol=1e-13)
+
+
+def test_feature_norm_is_batch_norm():
+    torch.manual_seed(0)
+    ours, theirs = FeatureNorm(4), torch.nn.BatchNorm1d(4)
+    x = torch.randn(6, 4, requires_grad=True)
+    y = x.detach().clone().requires_grad_()
+    weights = torch.randn(6, 4)
+    for _ in range(2):
+        (ours(x) * weights).sum().backward()
+        (theirs(y) * weights).sum().backward()
+    # Float32 values of order 1.
+    assert torch.allclose(ours(x), theirs(y), atol=1e-6)
+    assert torch.allclose(x.grad, y.grad, atol=1e-5)
+    assert torch.allclose(ours.running_mean, theirs.running_mean, atol=1e-6)
+    assert torch.allclose(ours.running_var, theirs.running_var, atol=1e-6)
+    assert torch.allclose(ours.eval()(x), theirs.eval()(y), atol=1e-6)
+
+
+@pytest.mark.parametrize("boundary", ["tiled", "zero"])
+def test_the_paper_network(boundary):
+    torch.manual_seed(0)
+    net = gpuion.Surrogate(boundary, voxels=16, widths=(2, 3, 4, 5), hidden=6)
+    edge = 16 * (3 if boundary == "tiled" else 1) // 16
+    assert net.hidden.in_features == 5 * edge**3
+    assert [m.out_channels for m in net.modules() if isinstance(m, torch.nn.Conv3d)] == [2, 3, 4, 5]
+    image = images(2, 16)
+    value = net(image)
+    assert value.shape == (2,)
+    if boundary == "tiled":  # the same weights on an image that was tiled by hand
+        net.body.repeats, net.body.voxels = 1, 48
+        assert torch.equal(net(gpuion.tile(image, 3)), value)
+
+
+def test_calibrate_sets_the_scale_of_the_output():
+    net = gpuion.Surrogate()
+    target = torch.tensor([0.1, 0.4, 0.7])
+    net.calibrate(target)
+    assert net.target_shift == pytest.approx(0.4)
+    assert net.target_scale == pytest.approx(0.3)
+    torch.nn.init.zeros_(net.output.weight)
+    torch.nn.init.zeros_(net.output.bias)
+    assert torch.allclose(net(images(2, 15)), torch.full((2,), 0.4))
+
+
+def test_gradients_reach_every_weight():
+    net = gpuion.Surrogate()
+    net(images(4, 20)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters() if p.ndim > 1)
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="periodic, tiled, zero"):
+        gpuion.Surrogate("open")
+    with pytest.raises(ValueError, match="needs the number of voxels"):
+        gpuion.Surrogate("tiled")
+    with pytest.raises(ValueError, match="cannot be halved"):
+        gpuion.Surrogate("zero", voxels=8)
+    with pytest.raises(ValueError, match="≥ 1"):
+        gpuion.Surrogate(widths=(4, 0))
+    with pytest.raises(ValueError, match="16 voxels are not"):
+        gpuion.Surrogate()(images(1, 16))
+    with pytest.raises(ValueError, match="shape"):
+        gpuion.Surrogate()(torch.zeros(1, 15, 15, 15))
+    with pytest.raises(ValueError, match="images of 16 voxels"):
+        gpuion.Surrogate("zero", voxels=16)(images(1, 32))

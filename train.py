@@ -1,0 +1,194 @@
+"""Train a surrogate on one or more datasets and measure it on structures it has not seen.
+
+    python train.py --preset laptop --data runs/data --out runs/model
+    torchrun --nproc-per-node 8 train.py --preset paper --data runs/data --out runs/model
+    python train.py --data runs/data runs/annealed --checkpoint runs/model/surrogate.pt --out runs/retrained
+
+Each folder is split 60/20/20. The first folder's test part is the test set, whatever else is added and whatever
+the seed; the others' training and validation parts join in, their test parts are measured apart. Run again after
+a stop, the same command goes on from the last epoch and ends with the same weights.
+"""
+
+import dataclasses
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from gpuion import files, training
+from gpuion.config import option, parse
+from gpuion.dataset import Dataset, open_dataset, split
+from gpuion.distributed import World, start
+from gpuion.errors import CheckpointError, ConfigError, DatasetError, run_script
+from gpuion.medium import whole
+from gpuion.surrogate import Surrogate
+from gpuion.training import Plan, Samples
+
+SPLIT_SEED = 0  # not the user's seed: a retrained network must not meet its test structures in training
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """What to learn from, and how."""
+
+    data: tuple[str, ...] = option(("runs/data",), "dataset folders, the original one first")
+    out: Path = option(Path("runs/model"), "folder for the network and its measures", identity=False)
+    checkpoint: str = option("", "a surrogate.pt to start from")
+    boundary: str = option("periodic", "periodic, tiled or zero: what lies beyond the cell")
+    widths: tuple[int, ...] = option((), "channels of the convolutions; the network's own if not given")
+    hidden: int = option(32, "width of the first fully connected layer")
+    pool: int = option(5, "first pooling window of a periodic network, voxels")
+    voxels: int = option(0, "voxels along the image's edge; 0 is one per unit of length")
+    epochs: int = option(100, "passes over the training structures")
+    batch: int = option(16, "structures a step, all ranks together")
+    learning_rate: float = option(1e-2, "largest learning rate of AdamW")
+    weight_decay: float = option(1e-2, "weight decay of AdamW")
+    seed: int = option(0, "seed of weights, order and shifts")
+    device: str = option("auto", "auto, cpu or cuda", identity=False)
+
+
+def main() -> None:
+    """Read, train, measure."""
+    config = parse(Config, Path(__file__).parent, __doc__ or "")
+    check(config)
+    world = start(config.device)
+    sets = [open_dataset(path) for path in config.data]
+    parts, voxels = divide(config, sets, world.device)
+    net, meta = network(config, sets, voxels, world.device)
+    files.claim_folder(config.out, "train", config, world)
+    train(net, meta, parts, config, world)
+    best = training.load_surrogate(config.out / "surrogate.pt", world.device)
+    predictions = {name: training.predict(best, samples, world) for name, samples in parts.items()}
+    if world.is_main:
+        report(config, best, parts, predictions)
+    world.close()
+
+
+def check(config: Config) -> None:
+    """Say what cannot be used, before any work."""
+    for name, low in {"epochs": 1, "batch": 1, "seed": 0, "voxels": 0, "hidden": 1, "pool": 1}.items():
+        if getattr(config, name) < low:
+            raise ConfigError(f"{name} must be at least {low}, got {getattr(config, name)}")
+    if not (config.learning_rate > 0 and math.isfinite(config.learning_rate)) or not config.weight_decay >= 0:
+        raise ConfigError(
+            f"learning_rate must be above 0 and weight_decay not below, got {config.learning_rate} "
+            f"and {config.weight_decay}"
+        )
+
+
+def divide(config: Config, sets: list[Dataset], device: torch.device) -> tuple[dict[str, Samples], int]:
+    """Return training, validation and test structures, each further folder's own test part, and V."""
+    first = sets[0]
+    voxels = config.voxels or whole(first.box, 1, "voxels")
+    chosen: dict[str, list[tuple[Dataset, Tensor]]] = {"train": [], "validation": [], "test": []}
+    for path, data in zip(config.data, sets, strict=True):
+        same = (
+            [data.centers.shape[1], data.box, data.diameter],
+            [first.centers.shape[1], first.box, first.diameter],
+        )
+        if any(not math.isclose(found, expected, rel_tol=1e-6) for found, expected in zip(*same, strict=True)):
+            found, expected = ("N = {}, box = {}, diameter = {}".format(*values) for values in same)
+            raise DatasetError(f"{path}: expected {expected} as in {config.data[0]}, found {found}")
+        if not torch.isfinite(data.diffusivity).all():
+            bad = data.id[~torch.isfinite(data.diffusivity).all(-1)].tolist()
+            raise DatasetError(f"{path}: diffusivity: expected finite numbers, found others at ids {bad[:5]}")
+        if len(data) < 5:
+            raise DatasetError(f"{path}: expected 5 structures or more to split 60/20/20, found {len(data)}")
+        for name, index in zip(("train", "validation", "test"), split(len(data), SPLIT_SEED), strict=True):
+            key = name if data is first or name != "test" else f"test of {path}"
+            chosen.setdefault(key, []).append((data, index))
+    parts = {
+        name: Samples(
+            centers=torch.cat([data.centers[at] for data, at in pieces]),
+            target=torch.cat([data.mean_diffusivity[at] for data, at in pieces]).div(first.d_reference).float(),
+            id=torch.cat([data.id[at] for data, at in pieces]),
+            box=first.box, diameter=first.diameter, voxels=voxels,
+        ).to(device)
+        for name, pieces in chosen.items()
+    }  # fmt: skip
+    return parts, voxels
+
+
+def network(config: Config, sets: list[Dataset], voxels: int, device: torch.device) -> tuple[Surrogate, dict[str, Any]]:
+    """Return the network to train, new or from a checkpoint of the same cell, and what its checkpoints say."""
+    first = sets[0]
+    meta: dict[str, Any] = {
+        "d_reference": first.d_reference, "box": first.box, "diameter": first.diameter,
+        "n_particles": first.centers.shape[1], "voxels": voxels, "sites_per_voxel": first.sites_per_voxel,
+        "config": files.identity(config), "provenance": files.provenance(),
+    }  # fmt: skip
+    torch.manual_seed(config.seed)
+    net = Surrogate(config.boundary, voxels=voxels, widths=config.widths, hidden=config.hidden, pool=config.pool)
+    if not config.checkpoint:
+        return net.to(device), meta
+    old = training.load_surrogate(config.checkpoint, device)
+    cell = ("d_reference", "box", "diameter", "n_particles")
+    expected = net.arguments | {name: meta[name] for name in cell}
+    actual = old.arguments | {name: old.meta.get(name, math.nan) for name in cell}
+    for name, asked in expected.items():
+        held = actual[name]
+        if held != asked and not (isinstance(asked, float) and math.isclose(held, asked, rel_tol=1e-6)):
+            raise CheckpointError(f"{config.checkpoint} has {name} = {held}, this run {asked}; they must agree")
+    return old, meta
+
+
+def train(net: Surrogate, meta: dict[str, Any], parts: dict[str, Samples], config: Config, world: World) -> None:
+    """Train from the start or from the last finished epoch; keep the best network and the last one."""
+    plan = Plan(
+        epochs=config.epochs, batch=config.batch, learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay, seed=config.seed,
+    )  # fmt: skip
+    if not config.checkpoint:
+        net.calibrate(parts["train"].target)
+    optimizer, last = training.optimizer_for(net, plan), config.out / "last.pt"
+    history = training.resume(last, net, optimizer) if last.exists() else []
+    wrapped, samples = training.parallel(net, world), parts["train"]
+    total, done = config.epochs * len(samples), len(history) * len(samples)
+    began, quiet = time.perf_counter(), None if world.is_main else True
+    with tqdm(total=total, initial=done, unit=" samples", disable=quiet) as bar:
+        for epoch in range(len(history), config.epochs):
+            loss = training.train_epoch(
+                wrapped, optimizer, samples, epoch=epoch, plan=plan, world=world, after=bar.update
+            )
+            found = training.metrics(training.predict(net, parts["validation"], world), parts["validation"].target)
+            best = min((row["mse"] for row in history), default=math.inf)
+            history.append({"epoch": epoch, "loss": loss, **found})
+            bar.set_postfix(loss=f"{loss:.2e}", validation=f"{found['mse']:.2e}")
+            if world.is_main:
+                if found["mse"] < best:
+                    training.save_checkpoint(config.out / "surrogate.pt", net, {**meta, "metrics": found})
+                training.save_checkpoint(last, net, meta, history=history, optimizer=optimizer.state_dict())
+    world.barrier()
+    if world.is_main and total > done:
+        rate = (total - done) / (time.perf_counter() - began)
+        print(f"{config.epochs} epochs of {len(samples)} structures: {rate:.3g} samples/s on {world.size} rank(s)")
+        with files.atomic(config.out / "history.jsonl") as partial:
+            partial.write_text("".join(json.dumps(row) + "\n" for row in history))
+
+
+def report(config: Config, net: Surrogate, parts: dict[str, Samples], predictions: dict[str, Tensor]) -> None:
+    """Print MSE, MAPE and R of every part, and write them, the predictions and the final checkpoint."""
+    found = {name: training.metrics(predictions[name], samples.target) for name, samples in parts.items()}
+    print(f"{'part':<24}{'count':>7}{'MSE':>11}{'MAPE/%':>9}{'R':>8}")
+    for name, row in found.items():
+        print(f"{name:<24}{len(parts[name]):>7}{row['mse']:>11.3e}{row['mape']:>9.2f}{row['r']:>8.4f}")
+    files.write_json(config.out / "metrics.json", found)
+    rows: dict[str, list[Any]] = {"split": [], "id": [], "true": [], "predicted": []}
+    for name, samples in parts.items():
+        if name.startswith("test"):
+            rows["split"] += [name] * len(samples)
+            rows["id"] += samples.id.tolist()
+            rows["true"] += samples.target.tolist()
+            rows["predicted"] += predictions[name].tolist()
+    files.write_json(config.out / "predictions.json", rows)
+    training.save_checkpoint(config.out / "surrogate.pt", net, {**net.meta, "metrics": found})
+    print(f"network in {config.out / 'surrogate.pt'}")
+
+
+if __name__ == "__main__":
+    run_script(main)
