@@ -42,7 +42,7 @@ _HOME = {
     "anneal": "annealing",
 }
 
-__all__ = [*_HOME, "__version__"]
+__all__ = [*_HOME, "__version__"]  # noqa: PLE0604, all strings
 
 
 def __getattr__(name: str) -> Any:

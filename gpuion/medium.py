@@ -206,20 +206,28 @@ def electrolyte(
     sites = whole(box, sites_per_voxel, "sites per voxel")
     labels = torch.empty((len(centers), sites, sites, sites), dtype=torch.uint8, device=centers.device)
     for b in range(len(centers)):  # one structure fills the device: 75³ sites or more
-        labels[b] = _classes(centers[b], box, diameter / 2, sites, model)
+        images = _images(centers[b], box, diameter / 2 + model.cutoff)
+        if centers.is_cuda:
+            labels[b] = brick_classes(images, box, diameter / 2, sites, model)
+        else:
+            from gpuion.kernels.scalar import site_classes
+
+            site_classes(
+                images, box / sites, diameter / 2, model.reach, model.width, model.cutoff,
+                _LEVELS / model.max_density, BLOCKED, labels[b],
+            )  # fmt: skip
     diffusivity, potential = model.tables()
     return Medium(labels, diffusivity, potential, spacing=1 / sites_per_voxel)
 
 
-def _classes(centers: Tensor, box: float, radius: float, sites: int, model: TransportModel) -> Tensor:
+def brick_classes(images: Tensor, box: float, radius: float, sites: int, model: TransportModel) -> Tensor:
     """Return the site classes [X, Y, Z] of one structure, brick by brick, each with the spheres in its reach."""
     spacing = box / sites
     bricks = math.ceil(sites / _BRICK)
-    images = _images(centers, box, radius + model.cutoff)
     half = _BRICK * spacing / 2
-    middle = (torch.arange(bricks, device=centers.device) + 0.5).double() * (2 * half)
+    middle = (torch.arange(bricks, device=images.device) + 0.5).double() * (2 * half)
     corners = torch.cartesian_prod(middle, middle, middle)  # [bricks³, 3]
-    offsets = (torch.arange(_BRICK, device=centers.device) + 0.5).double() * spacing - half  # [G]
+    offsets = (torch.arange(_BRICK, device=images.device) + 0.5).double() * spacing - half  # [G]
     chunk = max(1, _CHUNK // _BRICK**3)
     classes = [
         _brick_classes(c, offsets, _nearby(c, images, half, radius + model.cutoff), radius, model)

@@ -116,8 +116,8 @@ class FeatureNorm(nn.BatchNorm1d):
         with torch.no_grad():
             assert self.running_mean is not None
             assert self.running_var is not None
-            self.running_mean.lerp_(mean.float(), 0.1)
-            self.running_var.lerp_((variance * count / (count - 1).clamp_min(1)).float(), 0.1)
+            self.running_mean.lerp_(mean.to(x.dtype), 0.1)
+            self.running_var.lerp_((variance * count / (count - 1).clamp_min(1)).to(x.dtype), 0.1)
         normal = (wide - mean) / (variance + self.eps).sqrt()
         return normal.to(x.dtype) * self.weight + self.bias
 

@@ -143,7 +143,7 @@ def train_epoch(
         for group in optimizer.param_groups:
             group["lr"] = plan.rate((epoch + (i + 1) / len(steps)) / plan.epochs)
         image = augmented(samples, mine, epoch, plan, turn=bare.arguments["boundary"] != "periodic")
-        error = (net(image) - samples.target[mine]).square().sum()
+        error = (net(image.to(bare.target_scale.dtype)) - samples.target[mine]).square().sum()
         total += error.detach()
         # Ranks average their gradients: weighted so that the average is that of the whole batch's mean.
         loss = error * (world.size / (len(whole) * bare.target_scale**2))

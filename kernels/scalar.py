@@ -149,7 +149,7 @@ def _candidate(u, point, parent, chained, slab, gap, axes, box, diameter, low, h
 @numba.njit(cache=True, inline="always")
 def _apart(point, filled, n, box, limit):
     """Return whether a position keeps its distance from the first n spheres."""
-    for other in range(n):
+    for other in range(n):  # noqa: SIM110, compiled code
         if _square(point, filled[other], box) < limit:
             return False
     return True
@@ -201,3 +201,42 @@ def fill(
         gap, axes.numpy(), patience, max_draws,
     )  # fmt: skip
     return centers, placed
+
+
+@numba.njit(cache=True, parallel=True)
+def _site_classes(images, spacing, radius, reach, width, cutoff, scale, blocked, classes):
+    X, Y, Z = classes.shape
+    extent = radius + cutoff
+    for x in prange(X):
+        density = np.zeros((Y, Z))
+        inside = np.zeros((Y, Z), np.bool_)
+        for i in range(len(images)):
+            dx = (x + 0.5) * spacing - images[i, 0]
+            if abs(dx) > extent:
+                continue
+            first_y = max(0, int(np.ceil((images[i, 1] - extent) / spacing - 0.5)))
+            last_y = min(Y - 1, int(np.floor((images[i, 1] + extent) / spacing - 0.5)))
+            first_z = max(0, int(np.ceil((images[i, 2] - extent) / spacing - 0.5)))
+            last_z = min(Z - 1, int(np.floor((images[i, 2] + extent) / spacing - 0.5)))
+            for y in range(first_y, last_y + 1):
+                dy = (y + 0.5) * spacing - images[i, 1]
+                for z in range(first_z, last_z + 1):
+                    dz = (z + 0.5) * spacing - images[i, 2]
+                    square = dx * dx + dy * dy + dz * dz
+                    distance = np.sqrt(square) - radius
+                    if distance <= cutoff:
+                        density[y, z] += 1 / (1 + np.exp((distance - reach) / width))
+                        inside[y, z] |= square < radius * radius
+        for y in range(Y):
+            for z in range(Z):
+                level = min(np.rint(density[y, z] * scale), np.float64(blocked - 1))
+                classes[x, y, z] = blocked if inside[y, z] else np.uint8(level)
+
+
+def site_classes(
+    images: Tensor, spacing: float, radius: float, reach: float, width: float, cutoff: float, scale: float,
+    blocked: int, classes: Tensor,
+) -> None:  # fmt: skip
+    """Write the classes [X, Y, Z] of one structure's sites; twin of `medium.brick_classes`, which says more."""
+    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    _site_classes(images.numpy(), spacing, radius, reach, width, cutoff, scale, blocked, classes.numpy())

@@ -30,7 +30,8 @@ def make(n=5, N=3, first=0, extra=True, **changes):
         fields |= {
             "converged": torch.arange(n) % 2 == 0, "diffusivity_kmc": fields["diffusivity"] * 1.01,
             "standard_error_kmc": fields["standard_error"], "converged_kmc": torch.arange(n) % 3 == 0,
-            "predicted": torch.rand(n, generator=g, dtype=torch.float64), "chain": torch.arange(n), "cycle": 7 * torch.arange(n),
+            "predicted": torch.rand(n, generator=g, dtype=torch.float64), "chain": torch.arange(n),
+            "cycle": 7 * torch.arange(n),
         }  # fmt: skip
     return Dataset(**(fields | changes))
 
@@ -134,24 +135,48 @@ def poison(name):
 
 
 DAMAGE = {
-    "no schema": (edit(lambda f: f.attrs.__delitem__("schema")), "attribute schema: expected 'gpuion-dataset', found None"),
-    "other version": (edit(lambda f: f.attrs.modify("version", 2)), "attribute version: expected 1, found .*2"),
-    "no box": (edit(lambda f: f.attrs.__delitem__("box")), "attribute box: expected a positive number, found None"),
+    "no schema": (
+        edit(lambda f: f.attrs.__delitem__("schema")),
+        "attribute schema: expected 'gpuion-dataset', found None",
+    ),
+    "other version": (
+        edit(lambda f: f.attrs.modify("version", 2)),
+        "attribute version: expected 1, found .*2",
+    ),
+    "no box": (
+        edit(lambda f: f.attrs.__delitem__("box")),
+        "attribute box: expected a positive number, found None",
+    ),
     "text for a number": (edit(lambda f: f.attrs.__setitem__("box", "20")), "attribute box"),
     "zero sites": (edit(lambda f: f.attrs.modify("sites_per_voxel", 0)), "attribute sites_per_voxel"),
-    "other method": (edit(lambda f: f.attrs.__setitem__("method", "guess")), "method: expected one of exact, kmc, both"),
-    "other model": (edit(lambda f: f.attrs.__setitem__("model", '{"x": 1}')), "attribute model: expected a transport model"),
+    "other method": (
+        edit(lambda f: f.attrs.__setitem__("method", "guess")),
+        "method: expected one of exact, kmc, both",
+    ),
+    "other model": (
+        edit(lambda f: f.attrs.__setitem__("model", '{"x": 1}')),
+        "attribute model: expected a transport model",
+    ),
     "no field": (edit(lambda f: f.__delitem__("gap")), "gap: expected a dataset of that name, found none"),
     "a group": (edit(lambda f: (f.__delitem__("gap"), f.create_group("gap"))), "gap: expected a dataset"),
     "a link": (replaced("gap", h5py.ExternalLink("other.h5", "gap")), "gap: expected a dataset"),
     "other type": (replaced("gap", np.zeros(5, "f4")), "gap: expected type <f8, found <f4"),
     "other length": (replaced("gap", np.zeros(4)), r"gap: expected shape \[5\], found \[4\]"),
-    "other particles": (replaced("centers", np.zeros((5, 3, 2), "f4")), r"centers: expected shape \[5, N, 3\], found \[5, 3, 2\]"),
-    "nothing": (replaced("centers", np.zeros((0, 3, 3), "f4")), r"centers: expected shape \[n ≥ 1, N, 3\], found \[0, 3, 3\]"),
+    "other particles": (
+        replaced("centers", np.zeros((5, 3, 2), "f4")),
+        r"centers: expected shape \[5, N, 3\], found \[5, 3, 2\]",
+    ),
+    "nothing": (
+        replaced("centers", np.zeros((0, 3, 3), "f4")),
+        r"centers: expected shape \[n ≥ 1, N, 3\], found \[0, 3, 3\]",
+    ),
     "flat": (replaced("centers", np.zeros(5, "f4")), "centers: expected shape"),
     "NaN": (poison("diffusivity"), r"diffusivity: expected finite numbers, found nan at \[1, 0\]"),
     "NaN centre": (poison("centers"), r"centers: expected finite numbers, found nan at \[1, 0, 0\]"),
-    "outside": (edit(lambda f: f["centers"].__setitem__(0, 21.0)), "centers: expected positions from 0 to box = 20.0"),
+    "outside": (
+        edit(lambda f: f["centers"].__setitem__(0, 21.0)),
+        "centers: expected positions from 0 to box = 20.0",
+    ),
     "flag": (edit(lambda f: f["axes"].__setitem__(0, 2)), "axes: expected 0 or 1, found 2"),
     "encoding": (edit(lambda f: f["family"].__setitem__(0, b"\xff\xfe")), "family: expected UTF-8"),
 }  # fmt: skip
@@ -264,7 +289,8 @@ def test_merging(tmp_path):
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
-        ("N", {"N": 4}), ("box", {"box": 21.0}), ("diameter", {"diameter": 4.6}), ("sites_per_voxel", {"sites_per_voxel": 1}),
+        ("N", {"N": 4}), ("box", {"box": 21.0}), ("diameter", {"diameter": 4.6}),
+        ("sites_per_voxel", {"sites_per_voxel": 1}),
         ("model", {"model": gpuion.TransportModel(affinity=7.0)}),
     ],
 )  # fmt: skip

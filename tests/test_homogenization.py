@@ -299,7 +299,7 @@ def solved_as(medium, threads):
     return result.tensor, result.error, result.converged, result.iterations
 
 
-@pytest.mark.parametrize("shape", [(30, 31, 12), (1, 190, 190), (182, 182, 1)])
+@pytest.mark.parametrize("shape", [(30, 31, 12), (1, 190, 190), (182, 182, 1), (4, 32, 64)])
 def test_same_bits_alone_in_a_batch_and_on_any_number_of_threads(shape, monkeypatch):
     # Large enough for torch to share the work out (32768 elements), odd enough to have lines end everywhere.
     labels = random_labels((3, *shape), 3, seed=4)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gpuion
+from gpuion import medium as media
 from gpuion.medium import BLOCKED
 
 SIGMA = 9.6024
@@ -40,6 +41,17 @@ def test_classes_are_the_brute_force_sum(box, sites_per_voxel, n):
         # where ρ is that close to a boundary, and in 2e5 sites at most a few are.
         assert int((medium.labels[b] != expected).sum()) <= 3
         assert torch.equal(medium.labels[b] == BLOCKED, expected == BLOCKED)
+
+
+@pytest.mark.parametrize(("box", "sites_per_voxel", "n"), [(30.5, 2, 9), (13.0, 2, 1), (20.0, 1, 2)])
+def test_the_gpu_path_is_the_cpu_path(box, sites_per_voxel, n):
+    # Exponentials of two libraries may differ in the last bit of a float64; no density here is that near a boundary.
+    model = gpuion.TransportModel()
+    centers = gpuion.place("random", n_structures=1, n_particles=n, box=box, diameter=SIGMA, seed=7)
+    images = media._images(centers[0].double(), box, SIGMA / 2 + model.cutoff)
+    bricks = media.brick_classes(images, box, SIGMA / 2, round(box * sites_per_voxel), model)
+    medium = gpuion.electrolyte(centers, box=box, diameter=SIGMA, sites_per_voxel=sites_per_voxel)
+    assert torch.equal(bricks, medium.labels[0])
 
 
 def test_two_coronas_touch_at_14_voxels():

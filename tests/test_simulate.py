@@ -189,13 +189,14 @@ def run(script, tmp_path, monkeypatch):
 
 
 def test_both_methods_agree_and_are_stored(run, capsys):
-    data = gpuion.open_dataset(run("--structures", 5, "--walkers", 2000, "--time", 400))
+    data = gpuion.open_dataset(run("--box", 12, "--structures", 5, "--walkers", 1000, "--time", 500))
     table = capsys.readouterr().out
     assert len(data) == 5
     assert data.method == "both"
     assert data.d_reference == float(data.mean_diffusivity.max())
     assert data.converged.all()
     # 15 comparisons at 5 σ, of a fixed seed: one in 10⁵ by chance; the exact solve's 1% adds to the walk's 2 to 5%.
+    assert data.converged_kmc.sum() >= 3
     z = (data.diffusivity_kmc - data.diffusivity) / data.standard_error_kmc.hypot(data.standard_error)
     assert z[data.converged_kmc].abs().max() < 5
     assert "|z| > 4 between walk and exact solve:" in table
@@ -331,7 +332,7 @@ def test_killed_at_any_moment_two_ranks_end_it_with_the_same_bytes(straight):
     damaged.write_bytes(damaged.read_bytes()[:-100])
     done = subprocess.run(command(folder, ranks=2), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    ours = [line for line in problems(done.stderr) if "distributed/run.py" not in line]
+    ours = [line for line in problems(done.stderr) if "warning:" in line]  # torchrun says things, too
     assert len(ours) == 1
     assert f"warning: a damaged shard is made again: {damaged}: expected a readable HDF5 file" in ours[0]
     assert contents(folder) == contents(straight / "one")

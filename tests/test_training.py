@@ -72,8 +72,13 @@ def script(*args, ranks=1):
             patch.syspath_prepend(str(ROOT))
             importlib.import_module("train").main()
         return
-    run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), str(ROOT / "train.py")]
-    done = subprocess.run([sys.executable, *run, *flags], capture_output=True, text=True, timeout=120, check=False)
+    torchrun(ROOT / "train.py", ranks, *flags)
+
+
+def torchrun(path, ranks, *flags):
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), str(path)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*run, *flags], capture_output=True, text=True, timeout=120, env=env, check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -192,7 +197,7 @@ def test_damaged_checkpoints_are_refused_in_one_line(tmp_path):
     net = small_net()
     training.save_checkpoint(good, net, {})
     content = good.read_bytes()
-    middle = len(content) // 2
+    middle = content.index(net.hidden.weight.detach().numpy().tobytes()) + 5  # bytes between entries are padding
     flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
     for damaged in (b"", b"hello", content[:middle], content[:-100], flipped):
         bad.write_bytes(damaged)
@@ -217,18 +222,38 @@ def test_damaged_checkpoints_are_refused_in_one_line(tmp_path):
         gpuion.load_surrogate(bad)
 
 
+def float64_curve(world):
+    """Train in float64, where rounding is too small to hide a mistake, and return losses and weights."""
+    data, net = samples(14), small_net().double()
+    net.calibrate(data.target)
+    wrapped, optimizer = training.parallel(net, world), training.optimizer_for(net, PLAN)
+    losses = [training.train_epoch(wrapped, optimizer, data, epoch=e, plan=PLAN, world=world) for e in range(4)]
+    return {"losses": losses, "weights": torch.cat([p.detach().flatten() for p in net.parameters()]).tolist()}
+
+
 def test_one_and_two_ranks_learn_the_same(tmp_path):
+    worker, result = tmp_path / "worker.py", tmp_path / "result.json"
+    worker.write_text(
+        f"import json, sys\nsys.path[:0] = [{str(ROOT / 'tests')!r}]\nimport test_training\n"
+        "from gpuion.distributed import start\nworld = start('cpu')\nfound = test_training.float64_curve(world)\n"
+        f"if world.is_main:\n    open({str(result)!r}, 'w').write(json.dumps(found))\nworld.close()\n"
+    )
+    torchrun(worker, 2)
+    alone, two = float64_curve(ALONE), json.loads(result.read_text())
+    # Rounding of 1e-16 in sums, raised by Adam's division by small gradients, over 16 steps; a gradient that missed
+    # a rank or a factor would change the losses by more than 1e-3.
+    assert two["losses"] == pytest.approx(alone["losses"], rel=1e-8)
+    assert two["weights"] == pytest.approx(alone["weights"], rel=1e-5, abs=1e-7)
+
+
+def test_the_script_on_two_ranks(tmp_path):
     data = write_folder(tmp_path / "data")
     runs = [tmp_path / "one", tmp_path / "two"]
     for ranks, out in enumerate(runs, 1):
-        script("--data", data, "--out", out, "--epochs", 3, ranks=ranks)
-    curves = [[json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()] for out in runs]
-    # Nine float32 steps of Adam: rounding of 1e-7, which a division by small second moments can raise a hundredfold.
-    for one, two in zip(*curves, strict=True):
-        assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
-        assert one["mse"] == pytest.approx(two["mse"], rel=1e-3)
-    one, two = (weights(out / "last.pt") for out in runs)
-    assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
+        script("--data", data, "--out", out, "--epochs", 2, ranks=ranks)
+    curves = [[json.loads(line)["loss"] for line in (out / "history.jsonl").read_text().splitlines()] for out in runs]
+    # In float32 Adam turns the rounding of gradients that should be zero into steps: 1e-3 was seen, 1e-2 is allowed.
+    assert curves[0] == pytest.approx(curves[1], rel=1e-2)
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path):
