@@ -313,3 +313,9 @@ def _read_summary(path: Path) -> tuple[float, int]:
     if not (math.isfinite(reference) and reference > 0):
         raise DatasetError(f"{path}: d_reference: expected a positive number, found {reference}")
     return reference, count
+
+
+if __name__ == "__main__":
+    from gpuion.manage import command_line
+
+    command_line()

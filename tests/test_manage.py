@@ -1,0 +1,64 @@
+"""Merging and describing data sets from the command line."""
+
+import sys
+import unittest.mock
+
+import numpy as np
+import pytest
+import torch
+
+import gpuion
+from gpuion import dataset, manage
+
+
+def write(folder, n, family, d_reference=0.2, box=20.0):
+    """Write a small data set of made-up labels."""
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(n)
+    data = gpuion.Dataset(
+        centers=torch.rand(n, 3, 3, generator=generator) * box,
+        diffusivity=torch.rand(n, 3, generator=generator, dtype=torch.float64),
+        standard_error=torch.zeros(n, 3, dtype=torch.float64), id=torch.arange(n), family=np.array([family] * n),
+        distance=torch.full((n, 2), torch.nan, dtype=torch.float64), gap=torch.full((n,), torch.nan).double(),
+        axes=torch.zeros(n, 3, dtype=torch.bool), box=box, diameter=5.0, sites_per_voxel=1, method="exact",
+        d_reference=d_reference,
+    )  # fmt: skip
+    dataset.write_shard(folder / "shard-00000.h5", data, seed=0)
+    dataset.write_summary(folder, data)
+    return data
+
+
+def call(*arguments):
+    with unittest.mock.patch.object(sys, "argv", ["gpuion.dataset", *map(str, arguments)]):
+        manage.main()
+
+
+def test_merge_keeps_every_structure_and_the_first_reference(tmp_path, capsys):
+    first = write(tmp_path / "a", 4, "annealed-max", d_reference=0.2)
+    second = write(tmp_path / "b", 3, "annealed-min", d_reference=0.3)
+    for _ in range(2):  # the second time goes over the first
+        call("merge", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "c")
+    merged = gpuion.open_dataset(tmp_path / "c")
+    assert torch.equal(merged.centers, torch.cat([first.centers, second.centers]))
+    assert merged.d_reference == 0.2
+    assert (tmp_path / "c/shard-00001.h5").read_bytes() == (tmp_path / "b/shard-00000.h5").read_bytes()
+    assert "7 structures" in capsys.readouterr().out
+
+
+def test_merge_refuses_other_cells_and_other_folders(tmp_path):
+    write(tmp_path / "a", 2, "random")
+    write(tmp_path / "b", 2, "random", box=25.0)
+    with pytest.raises(gpuion.DatasetError, match="box"):
+        call("merge", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+    with pytest.raises(gpuion.ConfigError, match="choose another --out"):
+        call("merge", tmp_path / "a", "--out", tmp_path / "b")
+    assert len(gpuion.open_dataset(tmp_path / "b")) == 2
+
+
+def test_info_says_what_is_there(tmp_path, capsys):
+    write(tmp_path / "a", 5, "gapped")
+    call("info", tmp_path / "a")
+    shown = capsys.readouterr().out
+    assert "5 structures of 3 spheres" in shown
+    assert "gapped" in shown

@@ -1,0 +1,64 @@
+"""A wheel in an empty folder works as the source tree does."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gpuion
+
+ROOT = Path(__file__).parent.parent
+
+USE = """
+import gpuion, gpuion.kernels, gpuion.kernels.reference
+print(gpuion.__file__, gpuion.kernels.__file__)
+centers = gpuion.place("random", n_structures=1, n_particles=2, box=16.0, diameter=5.0)
+medium = gpuion.electrolyte(centers, box=16.0, diameter=5.0)
+print(float(gpuion.homogenize(medium, tolerance=1e-3).diffusivity.mean()) > 0)
+print(gpuion.walk(medium, walkers=4, time=5.0).hops.item() > 0)
+"""
+
+
+def run(*command, cwd, **env):
+    return subprocess.run(
+        command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def test_a_wheel_works_in_an_empty_folder(tmp_path):
+    site, empty = tmp_path / "site", tmp_path / "empty"
+    empty.mkdir()
+    built = run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), cwd=ROOT)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (wheel,) = tmp_path.glob("gpuion-*.whl")
+    installed = run(sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(site), str(wheel), cwd=empty)
+    assert installed.returncode == 0, installed.stderr
+    used = run(sys.executable, "-W", "ignore", "-c", USE, cwd=empty, PYTHONPATH=str(site))
+    assert used.returncode == 0, used.stderr
+    files, *answers = used.stdout.split("\n")
+    assert all(file.startswith(str(site)) for file in files.split())
+    assert answers[:2] == ["True", "True"]
+
+
+def test_the_kernels_folder_is_not_a_package_of_its_own(tmp_path):
+    result = run(sys.executable, "-c", "import kernels", cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert result.returncode != 0
+    assert "import gpuion.kernels" in result.stderr
+
+
+def test_importing_gpuion_is_quick(tmp_path):
+    # Slow packages wait until a function needs them.
+    code = (
+        "import sys, gpuion; print([m for m in ('torch', 'triton', 'numba', 'h5py', 'matplotlib') if m in sys.modules])"
+    )
+    assert run(sys.executable, "-c", code, cwd=tmp_path).stdout.strip() == "[]"
+
+
+def test_public_names():
+    assert {"place", "electrolyte", "Medium", "walk", "homogenize", "voxelize", "tile", "Surrogate"} <= set(dir(gpuion))
+    for name in gpuion.__all__:
+        assert getattr(gpuion, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'homogenise'"):
+        _ = gpuion.homogenise
