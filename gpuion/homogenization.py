@@ -19,11 +19,13 @@ each of one field and a bit, the result, the last z) or 3 for a sum in float64.
 
 import dataclasses
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gpuion.fields import column, dot, green_function, minus_operator, neighbour_sum, precondition, total
 from gpuion.medium import Medium
 
 _CHECK = 4  # iterations between two looks at the error, each one transfer to the host
@@ -144,11 +146,20 @@ def _solve_all(
     energy = torch.zeros(len(labels), 3, 3, dtype=torch.float64, device=labels.device)
     error = torch.zeros_like(energy[:, 0])
     iterations = torch.zeros(len(labels), dtype=torch.int64, device=labels.device)
-    size = (_ON_GPU if labels.is_cuda else _ON_CPU) // (3 * max(1, labels[:1].numel()))
-    for chunk in range(0, len(labels), max(1, size)):
-        part = slice(chunk, chunk + max(1, size))
+    size = max(1, (_ON_GPU if labels.is_cuda else _ON_CPU) // (3 * max(1, labels[:1].numel())))
+
+    def solve(first: int) -> None:
+        part = slice(first, first + size)
         s = factor[part].gather(1, labels[part].flatten(1).long()).view(labels[part].shape)
         energy[part], error[part], iterations[part] = _solve(s, dtype, limits)
+
+    chunks, threads = range(0, len(labels), size), torch.get_num_threads()
+    if labels.is_cuda or threads == 1 or len(chunks) < 2:
+        for first in chunks:
+            solve(first)
+    else:  # a thread a chunk: no waiting for each other at every operation
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            list(pool.map(solve, chunks))
     return energy, error, iterations
 
 
@@ -209,7 +220,7 @@ def _energy(s: Tensor, u: Tensor, flow: list[Tensor]) -> Tensor:
         for a in range(3):
             weighted = g * drop[:, a]
             for b in range(a, 3):
-                energy[:, a, b] += _total(weighted * drop[:, b])
+                energy[:, a, b] += total(weighted * drop[:, b])
     return energy + energy.triu(1).mT
 
 
@@ -232,20 +243,20 @@ def _conjugate_gradients(s: Tensor, r: Tensor, stop: _Stop) -> tuple[Tensor, Ten
     R, last = len(s), stop.max_iterations
     falls, tail, iterations = np.zeros((last, R)), np.zeros(R), np.full(R, last)
     active = np.arange(R)
-    solved, work, green = torch.zeros_like(r), torch.empty_like(r), _green(s)
-    S = _neighbours(s, torch.empty_like(s))
+    solved, work, green = torch.zeros_like(r), torch.empty_like(r), green_function(s)
+    S = neighbour_sum(s, torch.empty_like(s))
     u, p = torch.zeros_like(r), torch.zeros_like(r)
     rz = torch.zeros(R, dtype=torch.float64, device=s.device)
     recent = []
     for i in range(1, last + 1):
-        z = _precondition(r, green)
-        rz, old = _dot(r, z, work), rz
-        torch.addcmul(z, p, _column(torch.where(old > 0, rz / old, 0.0), p), out=p)
-        image = _minus_operator(s, S, p, work, out=z)
-        curvature = -_dot(p, image, work)
+        z = precondition(r, green)
+        rz, old = dot(r, z, work), rz
+        torch.addcmul(z, p, column(torch.where(old > 0, rz / old, 0.0), p), out=p)
+        image = minus_operator(s, S, p, work, out=z)
+        curvature = -dot(p, image, work)
         alpha = torch.where(curvature > 0, rz / curvature, 0.0)
-        u.addcmul_(p, _column(alpha, p))
-        r.addcmul_(image, _column(alpha, r))
+        u.addcmul_(p, column(alpha, p))
+        r.addcmul_(image, column(alpha, r))
         recent.append(alpha * rz)
         if i % _CHECK and i < last:
             continue
@@ -300,71 +311,3 @@ def _tail(falls: np.ndarray, patience: np.ndarray) -> np.ndarray:
     ratio = np.divide(late, early, out=np.where(late > 0, 1.0, 0.0), where=early > 0).clip(0, 0.95)
     tail = np.maximum(last[delay.clip(max=T), np.arange(K)], (late * ratio / (1 - ratio)).max(0, initial=0.0))
     return np.where((delay < T) | (last[T] == 0), tail, math.inf)
-
-
-def _green(like: Tensor) -> Tensor:
-    """Return 1 / eigenvalues of the periodic Laplacian, 0 for the mean, for re and im, [X, Y, Z//2+1, 2]."""
-    counts = [torch.arange(n, dtype=torch.float64, device=like.device) for n in like.shape[1:]]
-    x, y, z = (2 - 2 * torch.cos(2 * math.pi * k / len(k)) for k in counts)
-    eigenvalue = x[:, None, None] + y[:, None] + z[: len(z) // 2 + 1]
-    eigenvalue[0, 0, 0] = math.inf
-    return (1 / eigenvalue).to(like.dtype)[..., None].expand(-1, -1, -1, 2).contiguous()
-
-
-def _precondition(r: Tensor, green: Tensor) -> Tensor:
-    """Return the periodic solution z of −∇²z = r with zero mean.
-
-    On CPU row by row, from an aligned copy, on one thread: the last bits of MKL's transforms change with alignment,
-    batch and threads (tried: edges of 2 … 16, 32, 64 in single precision, nearly all in double).
-    """
-    if r.is_cuda:
-        return _poisson(r, green)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return torch.stack([_poisson(row.clone(), green) for row in r])
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _poisson(r: Tensor, green: Tensor) -> Tensor:
-    """Return the inverse transform of green times the transform of r, over the last three axes."""
-    waves = torch.fft.rfftn(r, dim=(-3, -2, -1))
-    torch.view_as_real(waves).mul_(green)  # FFTs and this: 1.7 ms; with complex times real 2.7 (3 × 50³)
-    return torch.fft.irfftn(waves, s=r.shape[-3:], dim=(-3, -2, -1))
-
-
-def _neighbours(t: Tensor, out: Tensor) -> Tensor:
-    """Return the sum over the six periodic neighbours; on an axis of one site a site has itself for both."""
-    X, Y, Z = t.shape[1:]
-    flat = t.view(-1)
-    torch.add(flat[2:], flat[:-2], out=out.view(-1)[1:-1])  # wrong at the ends of lines, until:
-    torch.add(t[..., 1 % Z], t[..., -1], out=out[..., 0])
-    torch.add(t[..., 0], t[..., -2 % Z], out=out[..., -1])
-    for dim, n in ((1, X), (2, Y)):
-        out.narrow(dim, 0, n - 1).add_(t.narrow(dim, 1, n - 1))
-        out.select(dim, n - 1).add_(t.select(dim, 0))
-        out.narrow(dim, 1, n - 1).add_(t.narrow(dim, 0, n - 1))
-        out.select(dim, 0).add_(t.select(dim, n - 1))
-    return out
-
-
-def _minus_operator(s: Tensor, S: Tensor, p: Tensor, work: Tensor, out: Tensor) -> Tensor:
-    """Return −A p = s∘(N(s∘p) − S∘p)."""
-    _neighbours(torch.mul(s, p, out=work), out)
-    return torch.addcmul(out, S, p, value=-1, out=out).mul_(s)
-
-
-def _dot(a: Tensor, b: Tensor, work: Tensor) -> Tensor:
-    """Return Σ a b of each row, float64 [K]."""
-    return _total(torch.mul(a, b, out=work))
-
-
-def _total(field: Tensor) -> Tensor:
-    """Return the sum of each row, float64 [K]; axis by axis, so batch and threads do not change its order."""
-    return field.double().sum(-1).sum(-1).sum(-1)
-
-
-def _column(scalar: Tensor, field: Tensor) -> Tensor:
-    """Return one number a row as a tensor that multiplies a field."""
-    return scalar.to(field.dtype).view(-1, 1, 1, 1)

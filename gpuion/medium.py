@@ -105,7 +105,7 @@ class Medium:
     def __post_init__(self) -> None:
         labels = torch.as_tensor(self.labels)
         device = labels.device
-        tables = [torch.as_tensor(t).to(device, torch.float64) for t in (self.diffusivity, self.potential)]
+        tables = [torch.as_tensor(t, dtype=torch.float64, device=device) for t in (self.diffusivity, self.potential)]
         if labels.dtype.is_floating_point or labels.dtype.is_complex:
             raise ValueError(f"labels must be integers, got {labels.dtype}")
         if labels.ndim != 4 or 0 in labels.shape[1:]:

@@ -1,0 +1,205 @@
+"""Figures of diffusivities, predictions and annealing; needs matplotlib, the extra `plot`.
+
+Legend: n structures, C chains, T cycles. Diffusivities are in units of the bulk solvent's, D* in units of the
+best of the original data. Each function returns a matplotlib Figure of its own; nothing is shown or shared.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gpuion.render import LONE, PALETTE
+
+BLUE, ORANGE, GREEN, PINK, SKY, RED, _ = PALETTE
+UP, DOWN, GRAY = RED, BLUE, "#5F6670"
+_MANY = 1500  # points beyond which an SVG holds them as pixels
+_STYLE = {
+    "font.family": "DejaVu Sans", "font.size": 10, "axes.titlesize": 10.5, "axes.titleweight": "bold",
+    "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": GRAY,
+    "axes.labelcolor": "#22262B", "xtick.color": "#3C424A", "ytick.color": "#3C424A", "axes.grid": True,
+    "grid.color": "#E6E8EB", "grid.linewidth": 0.8, "axes.axisbelow": True, "legend.frameon": False,
+    "legend.fontsize": 9, "svg.hashsalt": "gpuion", "figure.dpi": 100, "lines.linewidth": 1.4,
+}  # fmt: skip
+
+
+def families(groups: Mapping[str, np.ndarray], *, best: float, worst: float) -> Any:
+    """Return a strip per family of structures, with its median, over D; best and worst of the data as lines.
+
+    Parameters
+    ----------
+    groups : mapping of str to float [n]
+        Mean diffusivity of the structures of each family, top to bottom.
+    best, worst : float
+        The extremes of the original data.
+    """
+    with _style():
+        figure, axes = _figure(7.4, 0.9 + 0.42 * len(groups))
+        for row, (name, D) in enumerate(groups.items()):
+            color = UP if name == "annealed-max" else DOWN if name == "annealed-min" else GRAY
+            # A golden-ratio sequence spreads the points evenly without chance.
+            height = row + 0.6 * ((np.arange(len(D)) * 0.6180339887) % 1 - 0.5)
+            axes.plot(
+                D, height, "o", color=color, ms=4, mew=0, alpha=_alpha(len(D)), rasterized=len(D) > _MANY
+            )  # fmt: skip
+            axes.plot([np.median(D)] * 2, [row - 0.38, row + 0.38], color="black", lw=2, solid_capstyle="butt")
+        axes.axvline(best, color=UP, lw=1, ls="--", zorder=0)
+        axes.axvline(worst, color=DOWN, lw=1, ls="--", zorder=0)
+        axes.set_yticks(range(len(groups)), [f"{name} ({len(D)})" for name, D in groups.items()])
+        axes.set_ylim(len(groups) - 0.4, -0.6)
+        axes.grid(visible=False, axis="y")
+        _maybe_log(axes, np.concatenate(list(groups.values())))
+        axes.set_xlabel("mean diffusivity D  (units of the bulk solvent's $D_{ref}$)")
+        return figure
+
+
+def parity(groups: Mapping[str, tuple[np.ndarray, np.ndarray]], *, title: str, limits: tuple[float, float]) -> Any:
+    """Return predicted against exact D* with the diagonal.
+
+    Parameters
+    ----------
+    groups : mapping of str to (float [n], float [n])
+        Exact and predicted D* under each legend text.
+    title : str
+    limits : (float, float)
+        Of both axes, so that panels compare.
+    """
+    with _style():
+        figure, axes = _figure(4.5, 4.4)
+        axes.plot(limits, limits, color=GRAY, lw=1, zorder=0)
+        for (name, (true, predicted)), color, marker in zip(groups.items(), (UP, DOWN, GREEN), "o^s", strict=False):
+            axes.plot(
+                true, predicted, marker, color=color, ms=4.5, mew=0, alpha=_alpha(len(true)), label=name,
+                rasterized=len(true) > _MANY,
+            )  # fmt: skip
+        axes.set(title=title, xlabel="exact D*  (1 = best placed structure)", ylabel="predicted D*")
+        axes.set_xlim(limits)
+        axes.set_ylim(limits)
+        axes.set_aspect("equal")
+        _legend(axes, loc="upper left")
+        return figure
+
+
+def trace(runs: Mapping[str, np.ndarray], *, title: str, label: str, marks: Mapping[str, float] | None = None) -> Any:
+    """Return a quantity over the cycles of annealing, one line a chain.
+
+    Parameters
+    ----------
+    runs : mapping of str to float [C, T]
+        Under "max" the chains that go up, under "min" those that go down.
+    title, label : str
+        Of the figure and of the vertical axis.
+    marks : mapping of str to float, optional
+        Texts of horizontal lines and where they lie.
+    """
+    with _style():
+        figure, axes = _figure(4.5, 3.5)
+        names = {"max": ("maximising", UP), "min": ("minimising", DOWN)}
+        for direction, values in runs.items():
+            text, color = names[direction]
+            cycle = np.arange(1, values.shape[1] + 1)
+            for k, chain in enumerate(values):
+                axes.plot(cycle, chain, color=color, alpha=0.75, lw=1.1, label=f"{text} ({len(values)})" if not k else None)
+        for text, value in (marks or {}).items():
+            axes.axhline(value, color="black", lw=1, ls="--", zorder=0)
+            axes.annotate(
+                text, (1, value), xycoords=("axes fraction", "data"), xytext=(-2, 3), textcoords="offset points",
+                ha="right", fontsize=8.5, color="#3C424A",
+            )  # fmt: skip
+        axes.set(title=title, xlabel="cycle", ylabel=label)
+        axes.set_ylim(bottom=0)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        _legend(axes, loc="best")
+        return figure
+
+
+def walks(exact: np.ndarray, walk: np.ndarray, error: np.ndarray, settled: np.ndarray, *, label: str) -> Any:
+    """Return the random walk's D against the exact one, with the walk's error bars (one sigma).
+
+    Parameters
+    ----------
+    exact, walk, error : float [n, 3]
+        D_xx, D_yy, D_zz.
+    settled : bool [n]
+        Whether the walk says that it has converged; the others are drawn hollow.
+    label : str
+        Legend text of the settled ones.
+    """
+    with _style():
+        figure, axes = _figure(4.5, 4.4)
+        top = 1.05 * float(max(exact.max(), (walk + error).max()))
+        axes.plot([0, top], [0, top], color=GRAY, lw=1, zorder=0)
+        for chosen, face, text in ((settled, BLUE, label), (~settled, "white", "not settled")):
+            if chosen.any():
+                axes.errorbar(
+                    exact[chosen].ravel(), walk[chosen].ravel(), error[chosen].ravel(), fmt="o", color=BLUE,
+                    mfc=face, ms=4.5, elinewidth=1.2, capsize=2, alpha=0.8, label=text,
+                )  # fmt: skip
+        axes.set(title="Random walk against exact solve", xlabel="exact $D_{aa}$  (units of $D_{ref}$)")
+        axes.set_ylabel("random walk $D_{aa}$  (units of $D_{ref}$)")
+        axes.set_xlim(0, top)
+        axes.set_ylim(min(0.0, float((walk - error).min())), top)
+        _legend(axes, loc="upper left")
+        return figure
+
+
+def svg(figure: Any) -> bytes:
+    """Return a figure as SVG without a date, equal figures as equal bytes."""
+    from matplotlib import rc_context
+
+    stream = io.BytesIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with rc_context(_STYLE):
+        figure.savefig(stream, format="svg", bbox_inches="tight", pad_inches=0.06, dpi=200, metadata=nothing)
+    return stream.getvalue()
+
+
+def spread(values: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Return limits from zero, or below, to above all values, for `parity`."""
+    joined = np.concatenate([np.ravel(v) for v in values])
+    low, high = min(0.0, float(joined.min())), float(joined.max())
+    return low - 0.03 * (high - low) * (low < 0), high + 0.05 * (high - low)
+
+
+def _style() -> Any:
+    try:
+        from matplotlib import rc_context
+    except ImportError:
+        raise ImportError("figures need matplotlib; install it with: pip install gpuion[plot]") from None
+    return rc_context(_STYLE)
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def _alpha(count: int) -> float:
+    return float(np.clip(30 / max(count, 1) ** 0.5, 0.25, 0.75))
+
+
+def _legend(axes: Any, loc: str) -> None:
+    """Add a legend on a light ground, so that points behind it do not hide it."""
+    axes.legend(loc=loc, frameon=True, framealpha=0.85, edgecolor="none", handletextpad=0.4)
+
+
+def _maybe_log(axes: Any, values: np.ndarray) -> None:
+    """Turn to a logarithmic axis where the values span a factor of eight or more, and label it with plain numbers."""
+    if not (values.min() > 0 and values.max() > 8 * values.min()):
+        return
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+
+    axes.set_xscale("log")
+    ticks = np.outer(10.0 ** np.arange(-9, 4), (1, 2, 5)).ravel()
+    axes.xaxis.set_major_locator(FixedLocator(ticks.tolist()))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlim(values.min() / 1.15, values.max() * 1.15)
+
+
+__all__ = ["DOWN", "LONE", "UP", "families", "parity", "spread", "svg", "trace", "walks"]
