@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from gpuion.render import LONE, PALETTE
+from gpuion.render import PALETTE
 
-BLUE, ORANGE, GREEN, PINK, SKY, RED, _ = PALETTE
-UP, DOWN, GRAY = RED, BLUE, "#5F6670"
+BLUE, _, GREEN, _, _, RED, _ = PALETTE
+UP, DOWN, TEST, GRAY = RED, BLUE, GREEN, "#5F6670"
+Points = tuple[np.ndarray, np.ndarray, str]
+"""Exact and predicted values, float [n], and a colour."""
 _MANY = 1500  # points beyond which an SVG holds them as pixels
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans", "font.size": 10, "axes.titlesize": 10.5, "axes.titleweight": "bold",
     "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": GRAY,
     "axes.labelcolor": "#22262B", "xtick.color": "#3C424A", "ytick.color": "#3C424A", "axes.grid": True,
@@ -54,12 +56,12 @@ def families(groups: Mapping[str, np.ndarray], *, best: float, worst: float) -> 
         return figure
 
 
-def parity(groups: Mapping[str, tuple[np.ndarray, np.ndarray]], *, title: str, limits: tuple[float, float]) -> Any:
+def parity(groups: Mapping[str, Points], *, title: str, limits: tuple[float, float]) -> Any:
     """Return predicted against exact D* with the diagonal.
 
     Parameters
     ----------
-    groups : mapping of str to (float [n], float [n])
+    groups : mapping of str to Points
         Exact and predicted D* under each legend text.
     title : str
     limits : (float, float)
@@ -67,8 +69,8 @@ def parity(groups: Mapping[str, tuple[np.ndarray, np.ndarray]], *, title: str, l
     """
     with _style():
         figure, axes = _figure(4.5, 4.4)
-        axes.plot(limits, limits, color=GRAY, lw=1, zorder=0)
-        for (name, (true, predicted)), color, marker in zip(groups.items(), (UP, DOWN, GREEN), "o^s", strict=False):
+        axes.plot(limits, limits, color=GRAY, lw=1, zorder=1)
+        for (name, (true, predicted, color)), marker in zip(groups.items(), "o^sDv", strict=False):
             axes.plot(
                 true, predicted, marker, color=color, ms=4.5, mew=0, alpha=_alpha(len(true)), label=name,
                 rasterized=len(true) > _MANY,
@@ -100,7 +102,9 @@ def trace(runs: Mapping[str, np.ndarray], *, title: str, label: str, marks: Mapp
             text, color = names[direction]
             cycle = np.arange(1, values.shape[1] + 1)
             for k, chain in enumerate(values):
-                axes.plot(cycle, chain, color=color, alpha=0.75, lw=1.1, label=f"{text} ({len(values)})" if not k else None)
+                axes.plot(
+                    cycle, chain, color=color, alpha=0.75, lw=1.1, label=f"{text} ({len(values)})" if not k else None
+                )
         for text, value in (marks or {}).items():
             axes.axhline(value, color="black", lw=1, ls="--", zorder=0)
             axes.annotate(
@@ -129,7 +133,7 @@ def walks(exact: np.ndarray, walk: np.ndarray, error: np.ndarray, settled: np.nd
     with _style():
         figure, axes = _figure(4.5, 4.4)
         top = 1.05 * float(max(exact.max(), (walk + error).max()))
-        axes.plot([0, top], [0, top], color=GRAY, lw=1, zorder=0)
+        axes.plot([0, top], [0, top], color=GRAY, lw=1, zorder=1)
         for chosen, face, text in ((settled, BLUE, label), (~settled, "white", "not settled")):
             if chosen.any():
                 axes.errorbar(
@@ -162,11 +166,18 @@ def spread(values: Sequence[np.ndarray]) -> tuple[float, float]:
     return low - 0.03 * (high - low) * (low < 0), high + 0.05 * (high - low)
 
 
-def _style() -> Any:
+def require() -> None:
+    """Raise ImportError if there is no matplotlib, and say how to get it."""
     try:
-        from matplotlib import rc_context
+        import matplotlib as mpl  # noqa: F401
     except ImportError:
         raise ImportError("figures need matplotlib; install it with: pip install gpuion[plot]") from None
+
+
+def _style() -> Any:
+    require()
+    from matplotlib import rc_context
+
     return rc_context(_STYLE)
 
 
@@ -202,4 +213,4 @@ def _maybe_log(axes: Any, values: np.ndarray) -> None:
     axes.set_xlim(values.min() / 1.15, values.max() * 1.15)
 
 
-__all__ = ["DOWN", "LONE", "UP", "families", "parity", "spread", "svg", "trace", "walks"]
+__all__ = ["DOWN", "TEST", "UP", "Points", "families", "parity", "require", "spread", "svg", "trace", "walks"]

@@ -1,68 +1,39 @@
-"""Read a run folder; write what was found into it: report.html, one page that needs nothing else, and summary.json.
+"""Write what a run found into its folder: report.html, one page that needs nothing else, and summary.json.
 
     python -m gpuion.report runs/demo
 
-A run folder holds dataset/ (of simulate.py, placed structures only) and, as far as they are there, check/ (made
-with --method both), model-1/, model-2/ … (of train.py), round-1/, round-2/ … (of anneal.py, round k by model k),
-annealed/ (the structures of all rounds) and timing.json (seconds by stage). All numbers come from these files.
-
-Structures whose label did not settle count, but are never the best or the worst.
+`gpuion.findings` says what the folder holds; every number of the page is computed from its files.
 """
 
 import argparse
-import dataclasses
+import datetime as dt
+import html
 import json
 import math
-import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 
-from gpuion import files
-from gpuion.dataset import Dataset, open_dataset
-from gpuion.errors import DatasetError, run_script
+from gpuion import files, findings, plots
+from gpuion.dataset import Dataset
+from gpuion.descriptors import clusters, nearest_distance, percolates
+from gpuion.errors import GpuionError, run_script
+from gpuion.findings import Run
+from gpuion.markup import count, document, image, number, table
+from gpuion.render import png, render
 from gpuion.training import metrics
-
-DIRECTIONS = {"max": "annealed-max", "min": "annealed-min"}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Model:
-    """What train.py says of a network: metrics and, of its test parts, predictions {split, id, true, predicted}."""
-
-    metrics: dict[str, dict[str, float]]
-    predictions: dict[str, list[Any]]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Round:
-    """Structures of one annealing with exact and predicted D*, and its traces by direction."""
-
-    data: Dataset
-    traces: dict[str, dict[str, list[list[float]]]]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
-    """A run folder's content; `made` holds the run.json of each part."""
-
-    path: Path
-    data: Dataset
-    annealed: Dataset | None
-    check: Dataset | None
-    models: dict[str, Model]
-    rounds: dict[str, Round]
-    made: dict[str, dict[str, Any]]
-    timing: dict[str, float]
 
 
 def main() -> None:
     """Read, compute, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="the run folder")
-    write(parser.parse_args().run)
+    try:
+        write(parser.parse_args().run)
+    except ImportError as error:
+        raise GpuionError(str(error)) from None
 
 
 def write(path: str | Path) -> dict[str, Any]:
@@ -80,10 +51,9 @@ def write(path: str | Path) -> dict[str, Any]:
     ImportError
         Without matplotlib.
     """
-    from gpuion.page import page
-
-    run = load(Path(path))
-    summary = summarize(run)
+    plots.require()
+    run = findings.load(Path(path))
+    summary = findings.summarize(run)
     text = page(run, summary)
     files.write_json(run.path / "summary.json", summary)
     with files.atomic(run.path / "report.html") as partial:
@@ -92,193 +62,259 @@ def write(path: str | Path) -> dict[str, Any]:
     return summary
 
 
-def load(path: Path) -> Run:
-    """Read a run folder; DatasetError names what is missing or damaged."""
-    if not (path / "dataset").is_dir():
-        raise DatasetError(f"{path} has no folder dataset; give the folder of a whole run, as `make demo` leaves it")
-    data = open_dataset(path / "dataset")
-    models = {
-        folder.name: Model(metrics=_read(folder / "metrics.json"), predictions=_read(folder / "predictions.json"))
-        for folder in _numbered(path, "model", "predictions.json")
-    }
-    rounds = {
-        folder.name: Round(data=_like(data, folder), traces=_read(folder / "traces.json"))
-        for folder in _numbered(path, "round", "summary.json")
-    }
-    parts = [folder for folder in sorted(path.iterdir()) if (folder / "run.json").is_file()]
-    return Run(
-        path=path, data=data, models=models, rounds=rounds,
-        annealed=_like(data, path / "annealed") if (path / "annealed").is_dir() else None,
-        check=open_dataset(path / "check") if (path / "check" / "dataset.json").is_file() else None,
-        made={folder.name: _read(folder / "run.json") for folder in parts},
-        timing=_read(path / "timing.json") if (path / "timing.json").is_file() else {},
-    )  # fmt: skip
+def page(run: Run, summary: dict[str, Any]) -> str:
+    """Return the whole page of a run and its summary."""
+    parts = [
+        _head(run, summary), _pictures(run), _families(run, summary), _predictions(run), _annealing(run),
+        _check(run, summary), _figures(run, summary), _making(run, summary),
+    ]  # fmt: skip
+    return document(f"gpuion: {run.path.resolve().name}", "".join(parts))
 
 
-def summarize(run: Run) -> dict[str, Any]:
-    """Return all figures of the report as JSON values; NaN becomes null.
-
-    Ratios are exact D over exact D. An annealed structure beats the data if it goes beyond the data's extreme by
-    more than the estimated errors of the two labels together.
-    """
-    summary: dict[str, Any] = {
-        "dataset": {
-            "structures": len(run.data), "d_reference": run.data.d_reference, **_extremes(run.data),
-            "families": {name: _distribution(part.mean_diffusivity) for name, part in groups(run.data).items()},
-        },
-        "annealed": None, "ratios": None, "beats_dataset": None,
-        "models": {name: model.metrics for name, model in run.models.items()},
-        "annealed_predictions": {name: _by_direction(each.data) for name, each in run.rounds.items()},
-        "kmc": None if run.check is None else agreement(run.check),
-        "timing": run.timing,
-        "made_by": files.provenance(),
-    }  # fmt: skip
-    names = list(summary["annealed_predictions"])
-    summary["before_retraining"], summary["after_retraining"] = (
-        {"round": name, **summary["annealed_predictions"][name]["all"]} if ready else None
-        for name, ready in ((names[0] if names else "", names), (names[-1] if names else "", names[1:]))
+def headlines(summary: dict[str, Any]) -> list[str]:
+    """Return what was found, a sentence each."""
+    data, annealed = summary["dataset"], summary["annealed"]
+    low, high = data["worst"]["D"], data["best"]["D"]
+    line = (
+        f"Of {data['structures']} placed arrangements of equal spheres, the best lets ions diffuse {high / low:.3g} "
+        f"times as fast as the worst: D = {high:.4g} and {low:.4g} of the bulk solvent's."
     )
-    if run.annealed is not None:
-        found, known = _extremes(run.annealed), summary["dataset"]
-        summary["annealed"] = {"structures": len(run.annealed), **found}
-        summary["ratios"] = {
-            f"{end}_annealed_over_{end}_dataset": found[end]["D"] / known[end]["D"] for end in ("best", "worst")
-        }
-        gain = {"best": found["best"]["D"] - known["best"]["D"], "worst": known["worst"]["D"] - found["worst"]["D"]}
-        summary["beats_dataset"] = {end: gain[end] > found[end]["error"] + known[end]["error"] for end in gain}
-    return _plain(summary)
-
-
-def groups(data: Dataset) -> dict[str, Dataset]:
-    """Return the data by family: chained ones by range, gapped ones by the number of axes."""
-    names = []
-    for family, (low, high), axes in zip(data.family, data.distance.tolist(), data.axes.sum(-1).tolist(), strict=True):
-        name = str(family)
-        if family == "chained":
-            name = f"chained {low:.3g}–{high:.3g}"
-        elif family == "gapped":
-            name = f"gapped, {axes} {'axis' if axes == 1 else 'axes'}"
-        names.append((list(("random", "chained", "gapped")).index(family) if family in _PLACED else 3, low, axes, name))
-    order = sorted(set(names), key=lambda key: (key[0], 0.0 if math.isnan(key[1]) or key[0] != 1 else key[1], key[3]))
-    members = {key[3]: [] for key in order}  # type: dict[str, list[int]]
-    for i, key in enumerate(names):
-        members[key[3]].append(i)
-    return {name: data.subset(torch.tensor(index)) for name, index in members.items()}
-
-
-def settled(data: Dataset) -> Tensor:
-    """Return which labels settled, bool [n]."""
-    return torch.ones(len(data), dtype=torch.bool) if data.converged is None else data.converged.bool()
-
-
-def position(data: Dataset, *, best: bool) -> int:
-    """Return the position of the structure of highest or lowest D among those whose label settled."""
-    sign = 1.0 if best else -1.0
-    usable = settled(data)
-    if not bool(usable.any()):
-        raise DatasetError("none of the labels settled, so there is no best or worst structure; solve them again")
-    return int(torch.where(usable, sign * data.mean_diffusivity, -math.inf).argmax())
-
-
-def agreement(check: Dataset) -> dict[str, Any]:
-    """Return how far the walk's D_aa lie from the exact ones in standard errors of the walk, z = (walk − exact) / s.
-
-    Only walks that say they settled, with s > 0, count for z.
-    """
-    if check.diffusivity_kmc is None or check.standard_error_kmc is None:
-        raise DatasetError("check/ holds no walks beside the exact labels; make it with simulate.py --method both")
-    sure = walks_settled(check)
-    s = check.standard_error_kmc[sure]
-    z = ((check.diffusivity_kmc[sure] - check.diffusivity[sure]) / s)[s > 0]
-    deviation = (check.diffusivity_kmc[sure] / check.diffusivity[sure] - 1)[s > 0]
-    some = len(z) > 0
-    return {
-        "structures": len(check), "settled": int(sure.sum()), "components": len(z),
-        "z_mean": float(z.mean()) if some else None,
-        "z_rms": float(z.square().mean().sqrt()) if some else None,
-        "z_max": float(z.abs().max()) if some else None,
-        "within_2": int((z.abs() <= 2).sum()), "beyond_4": int((z.abs() > 4).sum()),
-        "mean_relative_deviation": float(deviation.mean()) if some else None,
-        "z": z.tolist(),
-    }  # fmt: skip
-
-
-def walks_settled(check: Dataset) -> Tensor:
-    """Return which structures have both a settled walk and a settled exact label, bool [n]."""
-    walks = torch.ones(len(check), dtype=torch.bool) if check.converged_kmc is None else check.converged_kmc.bool()
-    return walks & settled(check)
-
-
-_PLACED = ("random", "chained", "gapped")
-
-
-def _numbered(path: Path, kind: str, needed: str) -> list[Path]:
-    """Return the folders kind-1, kind-2 … that are complete, in the order of their numbers."""
-    found = [folder for folder in path.glob(f"{kind}-*") if re.fullmatch(rf"{kind}-\d+", folder.name)]
-    return sorted((f for f in found if (f / needed).is_file()), key=lambda folder: int(folder.name.split("-")[1]))
-
-
-def _like(data: Dataset, folder: Path) -> Dataset:
-    """Return annealed structures in the data's unit of D*, or say that they are of another run."""
-    found = open_dataset(folder)
-    if not math.isclose(found.d_reference, data.d_reference, rel_tol=1e-6):
-        raise DatasetError(
-            f"{folder}: d_reference: expected {data.d_reference:.7g} as in dataset/, found {found.d_reference:.7g}; "
-            "it belongs to another run"
+    lines = [line]
+    if annealed:
+        lines += [_gain(summary, "best", "best", "fastest"), _gain(summary, "worst", "worst", "slowest")]
+    models = list(summary["models"].values())
+    if models and "test" in models[-1]:
+        line = "The network predicts structures that it has not seen to {mape:.3g}% (R {r})".format(
+            mape=models[-1]["test"]["mape"], r=number(models[-1]["test"]["r"])
         )
-    return found
+        before, after = summary["before_retraining"], summary["after_retraining"]
+        if before and after:
+            line += (
+                f"; those that annealing finds to {before['mape']:.3g}% at first, {after['mape']:.3g}% when retrained"
+            )
+        lines.append(line + ".")
+    check = summary["kmc"]
+    if check and check["components"]:
+        lines.append(
+            f"Random walks and exact solutions: {check['within_2']} of {check['components']} components of D within "
+            f"two standard errors, rms {check['z_rms']:.2f}, largest {check['z_max']:.2f} standard errors."
+        )
+    return lines
 
 
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path}: expected a JSON file, found: {error}") from None
+def _gain(summary: dict[str, Any], end: str, word: str, adverb: str) -> str:
+    """Return how the extreme of the annealed structures compares to that of the placed ones."""
+    found, known = summary["annealed"][end], summary["dataset"][end]
+    change = 100 * (summary["ratios"][f"{end}_annealed_over_{end}_dataset"] - 1)
+    numbers = f"exact D = {found['D']:.4g} against {known['D']:.4g}, {change:+.1f}%".replace("-", "−")
+    if summary["beats_dataset"][end]:
+        what = "lets ions through faster" if end == "best" else "holds ions back more"
+        return f"Annealing found an arrangement that {what} than the {word} placed one: {numbers}."
+    return f"Annealing found nothing beyond the {adverb} placed arrangement: {numbers}."
 
 
-def _extremes(data: Dataset) -> dict[str, Any]:
-    """Return the best and the worst structure; `index` is the position in the order of the shards."""
-    ends = {}
-    for name in ("best", "worst"):
-        i = position(data, best=name == "best")
-        ends[name] = {
-            "id": int(data.id[i]), "index": i, "family": str(data.family[i]),
-            "D": float(data.mean_diffusivity[i]), "D_star": float(data.d_star[i]),
-            "error": float(data.standard_error[i].mean()), "D_axes": data.diffusivity[i].tolist(),
-        }  # fmt: skip
-        for key in ("predicted", "chain", "cycle"):
-            column = getattr(data, key)
-            if column is not None:
-                ends[name][key] = column[i].item()
-    return {**ends, "unsettled": int((~settled(data)).sum())}
+def _head(run: Run, summary: dict[str, Any]) -> str:
+    data = run.data
+    n = data.centers.shape[1]
+    share = n * math.pi * (data.diameter / data.box) ** 3 / 6
+    items = "".join(f"<li>{html.escape(line)}</li>" for line in headlines(summary))
+    return (
+        "<section><h1>Which arrangement of spheres lets ions through?</h1>"
+        f'<p class="soft">{n} spheres of diameter {data.diameter:.4g} in a periodic box of {data.box:g} voxels '
+        f"({100 * share:.3g}% by volume), {count(data.sites_per_voxel, 'lattice site')} per voxel.</p>"
+        f'<ul class="lead">{items}</ul></section>\n'
+    )
 
 
-def _distribution(D: Tensor) -> dict[str, float]:
-    return {
-        "structures": len(D), "min": float(D.min()), "median": float(D.quantile(0.5)),
-        "mean": float(D.mean()), "max": float(D.max()),
-    }  # fmt: skip
+def _pictures(run: Run) -> str:
+    sets = [run.data] + ([run.annealed] if run.annealed is not None else [])
+    chosen = []
+    for best, title in ((True, "Conducts best"), (False, "Conducts worst")):
+        ends = [(data, findings.position(data, best=best)) for data in sets]
+        D = [float(data.mean_diffusivity[i]) for data, i in ends]
+        chosen.append((title, *ends[(np.argmax if best else np.argmin)(D)]))
+    random = np.flatnonzero((run.data.family == "random") & findings.settled(run.data).numpy())
+    if len(random):
+        order = run.data.mean_diffusivity[torch.from_numpy(random)].argsort(stable=True)
+        chosen.insert(1, ("Typical at random", run.data, int(random[order[(len(order) - 1) // 2]])))
+    figures = "".join(_picture(title, data, i) for title, data, i in chosen)
+    touch = run.data.diameter + 2 * run.data.model.reach
+    return (
+        f'<section><h2>The arrangements</h2><div class="grid">{figures}</div><p class="soft">Sticks join spheres whose '
+        f"ligand coronas (the haze) touch: closer than {touch:.3g} voxels, centre to centre. Joined spheres share a "
+        "colour; a grey one is alone. A stick that ends at the box goes on at the other side.</p></section>\n"
+    )
 
 
-def _by_direction(data: Dataset) -> dict[str, Any]:
-    """Return MSE, MAPE and R of the predictions that a network made while annealing, of structures new to it."""
-    if data.predicted is None:
-        raise DatasetError("a round's shards hold no predictions; make them with anneal.py")
-    rows = {}
-    for name, family in {"all": None, **DIRECTIONS}.items():
-        part = data if family is None else data.subset(torch.from_numpy(data.family == family))
+def _picture(title: str, data: Dataset, i: int) -> str:
+    reach, centers = data.model.reach, data.centers[i : i + 1]
+    touch = data.diameter + 2 * reach
+    label = clusters(centers, box=data.box, cutoff=touch)[0]
+    sizes = label.bincount()
+    text = f"{count(int((sizes > 0).sum()), 'cluster')}, the largest of {count(int(sizes.max()), 'sphere')}"
+    if touch <= data.box / 2:
+        wraps = percolates(centers, box=data.box, cutoff=touch)[0].tolist()
+        axes = ", ".join(axis for axis, wrap in zip("xyz", wraps, strict=True) if wrap)
+        text += f", connected through the box along {axes or 'no axis'}"
+    near = float(nearest_distance(centers, box=data.box).mean())
+    picture = image(png(render(data.centers[i], box=data.box, diameter=data.diameter, reach=reach)), "png", title)
+    D = f"D = {float(data.mean_diffusivity[i]):.4g} ± {float(data.standard_error[i].mean()):.1g}"
+    return (
+        f"<figure>{picture}<figcaption><b>{title}</b>{D}, D* = {float(data.d_star[i]):.3f}; {data.family[i]}, "
+        f"number {int(data.id[i])}; {text}; nearest neighbour at {near:.3g} voxels on average.</figcaption></figure>"
+    )
+
+
+def _families(run: Run, summary: dict[str, Any]) -> str:
+    members = findings.groups(run.data) | (findings.groups(run.annealed) if run.annealed is not None else {})
+    values = {name: part.mean_diffusivity.numpy() for name, part in members.items()}
+    ends = {end: summary["dataset"][end]["D"] for end in ("best", "worst")}
+    figure = _figure(plots.families(values, **ends), "diffusivity by family", "wide")
+    return (
+        f"<section><h2>Diffusivity by family</h2>{figure}<p class='soft'>A point is a structure, a bar its family's "
+        "median. Chained: each sphere placed within this distance (voxels) of an earlier one. Gapped: slabs without "
+        "spheres across so many axes. Dashed: best and worst placed structure.</p></section>\n"
+    )
+
+
+def _predictions(run: Run) -> str:
+    panels: list[tuple[str, dict[str, plots.Points]]] = []
+    if run.models:
+        name, model = list(run.models.items())[-1]
+        rows = model.predictions
+        inside = np.array(rows["split"]) == "test"
+        true, predicted = (np.array(rows[key], dtype=float)[inside] for key in ("true", "predicted"))
+        if len(true):
+            panels.append((f"Test set, {name}", {_scores("not seen", true, predicted): (true, predicted, plots.TEST)}))
+    names = list(run.rounds)
+    for name in dict.fromkeys([*names[:1], *names[-1:]]):
+        word = "before retraining" if name == names[0] else "after retraining"
+        panels.append((f"Annealed, {word} ({name})", _round_panel(run.rounds[name].data)))
+    if not panels:
+        return ""
+    limits = plots.spread([np.concatenate(points[:2]) for _, panel in panels for points in panel.values()])
+    images = "".join(
+        _figure(plots.parity(panel, title=title, limits=limits), title, "narrow") for title, panel in panels
+    )
+    return (
+        f'<section><h2>Predicted against exact</h2><div class="grid">{images}</div><p class="soft">The network of '
+        "round k has seen none of the structures that round k found. MAPE is the mean of |predicted − exact| / exact; "
+        "R is Pearson's correlation.</p></section>\n"
+    )
+
+
+def _round_panel(data: Dataset) -> dict[str, plots.Points]:
+    panel = {}
+    directions = (("maximised", "annealed-max", plots.UP), ("minimised", "annealed-min", plots.DOWN))
+    for word, family, color in directions:
+        part = data.subset(torch.from_numpy(data.family == family))
         if len(part) and part.predicted is not None:
-            rows[name] = {"structures": len(part), **metrics(part.predicted, part.d_star)}
-    return rows
+            true, predicted = part.d_star.numpy(), part.predicted.numpy()
+            panel[_scores(word, true, predicted)] = (true, predicted, color)
+    return panel
 
 
-def _plain(value: Any) -> Any:
-    """Return JSON values with null for what is no number."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _scores(name: str, true: np.ndarray, predicted: np.ndarray) -> str:
+    found = metrics(torch.from_numpy(predicted), torch.from_numpy(true))
+    return f"{name} ({len(true)}): MAPE {found['mape']:.3g}%, R {number(found['r'])}"
+
+
+def _annealing(run: Run) -> str:
+    images = ""
+    for name, each in run.rounds.items():
+        runs = {key: {d: np.array(t[key]) for d, t in each.traces.items()} for key in ("trace", "acceptance")}
+        ends = {"best placed": 1.0, "worst placed": float(run.data.d_star.min())}
+        figure = plots.trace(runs["trace"], title=f"{name}: the chains", label="predicted D*", marks=ends)
+        images += _figure(figure, f"predicted D* in {name}", "narrow")
+        figure = plots.trace(runs["acceptance"], title=f"{name}: moves accepted", label="share of proposals")
+        images += _figure(figure, f"acceptance in {name}", "narrow")
+    if not images:
+        return ""
+    return (
+        f'<section><h2>Annealing</h2><div class="pairs">{images}</div><p class="soft">One line a chain, at the end of '
+        "each cycle. The temperature falls from cycle to cycle.</p></section>\n"
+    )
+
+
+def _check(run: Run, summary: dict[str, Any]) -> str:
+    check, found = run.check, summary["kmc"]
+    if check is None or check.diffusivity_kmc is None or check.standard_error_kmc is None:
+        return ""
+    exact, walk, error = (x.numpy() for x in (check.diffusivity, check.diffusivity_kmc, check.standard_error_kmc))
+    label = f"settled ({found['settled']} of {found['structures']}), ±1 σ"
+    figure = plots.walks(exact, walk, error, findings.walks_settled(check).numpy(), label=label)
+    text = "No walk settled, so none is compared."
+    if found["components"]:
+        text = (
+            f"Of {found['components']} components from walks that settled, {found['within_2']} lie within two standard "
+            f"errors of the exact solution and {found['beyond_4']} beyond four; mean z = {found['z_mean']:+.2f}, rms "
+            f"{found['z_rms']:.2f}. On average the walk is {100 * found['mean_relative_deviation']:+.2f}% off."
+        )
+    drawn = _figure(figure, "random walk against exact solve", "narrow")
+    return f"<section><h2>Two ways to the same number</h2>{drawn}<p>{text}</p></section>\n"
+
+
+def _figures(run: Run, summary: dict[str, Any]) -> str:
+    """Return the numbers of summary.json as tables."""
+    rows = []
+    for where in ("dataset", "annealed"):
+        for end in ("best", "worst"):
+            if summary[where]:
+                x = summary[where][end]
+                rows.append([
+                    f"{end} of {where}", x["family"], x["id"], x.get("chain", ""), x.get("cycle", ""),
+                    f"{x['D']:.5g}", f"{x['error']:.1g}", f"{x['D_star']:.4f}", number(x.get("predicted")),
+                ])  # fmt: skip
+    text = table(["", "family", "id", "chain", "cycle", "exact D", "± error", "D*", "predicted D*"], rows)
+    if summary["ratios"]:
+        text += table(
+            ["", "ratio", "beyond the errors"],
+            [
+                [f"{end} annealed / {end} placed", f"{ratio:.4f}", "yes" if summary["beats_dataset"][end] else "no"]
+                for end, ratio in zip(("best", "worst"), summary["ratios"].values(), strict=True)
+            ],
+        )
+    rows = [[m, _short(part), number(x["mse"]), number(x["mape"]), number(x["r"])]
+            for m, parts in summary["models"].items() for part, x in parts.items()]  # fmt: skip
+    rows += [[name, f"annealing, {part} ({x['structures']})", number(x["mse"]), number(x["mape"]), number(x["r"])]
+             for name, parts in summary["annealed_predictions"].items() for part, x in parts.items()]  # fmt: skip
+    text += table(["network or round", "structures", "MSE", "MAPE / %", "R"], rows)
+    rows = [[name, x["structures"], *(f"{x[key]:.4g}" for key in ("min", "median", "mean", "max"))]
+            for name, x in summary["dataset"]["families"].items()]  # fmt: skip
+    text += table(["placed family", "structures", "min D", "median", "mean", "max"], rows)
+    lost = summary["dataset"]["unsettled"] + (summary["annealed"] or {"unsettled": 0})["unsettled"]
+    text += f'<p class="soft">Labels that did not settle: {lost}.</p>'
+    if run.timing:
+        text += table(["stage", "seconds"], [[name, f"{seconds:.1f}"] for name, seconds in run.timing.items()])
+    return f"<section><h2>The figures</h2>{text}</section>\n"
+
+
+def _making(run: Run, summary: dict[str, Any]) -> str:
+    rows, details = [], ""
+    for name, made in run.made.items():
+        rows.append(
+            [name, f"{made.get('script')}.py", *(made.get(k, "") for k in ("gpuion", "torch", "numpy", "commit"))]
+        )
+        config = html.escape(json.dumps(made.get("config"), indent=1))
+        details += f"<details><summary>{html.escape(name)}: configuration</summary><pre>{config}</pre></details>"
+    model = html.escape(", ".join(f"{key} = {value}" for key, value in vars(run.data.model).items()))
+    mine = summary["made_by"]
+    now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return (
+        "<section><h2>How it was made</h2>"
+        f"{table(['folder', 'made by', 'gpuion', 'torch', 'numpy', 'commit'], rows)}{details}"
+        f"<details><summary>transport model</summary><pre>{model}</pre></details>"
+        f'<p class="soft">Page of gpuion {mine["gpuion"]}, commit {html.escape(mine["commit"])}, {now}.</p></section>\n'
+    )
+
+
+def _figure(figure: Any, name: str, width: str) -> str:
+    return f'<figure class="{width}">{image(plots.svg(figure), "svg+xml", name)}</figure>'
+
+
+def _short(part: str) -> str:
+    """Return the name of a part of a training's data without the path of its folder."""
+    return "test of " + part.rstrip("/").split("/")[-1] if part.startswith("test of ") else part
 
 
 if __name__ == "__main__":
