@@ -154,7 +154,6 @@ def agreement(check: Dataset) -> dict[str, Any]:
     sure = walks_settled(check)
     s = check.standard_error_kmc[sure]
     z = ((check.diffusivity_kmc[sure] - check.diffusivity[sure]) / s)[s > 0]
-    deviation = (check.diffusivity_kmc[sure] / check.diffusivity[sure] - 1)[s > 0]
     some = len(z) > 0
     return {
         "structures": len(check), "settled": int(sure.sum()), "components": len(z),
@@ -162,7 +161,6 @@ def agreement(check: Dataset) -> dict[str, Any]:
         "z_rms": float(z.square().mean().sqrt()) if some else None,
         "z_max": float(z.abs().max()) if some else None,
         "within_2": int((z.abs() <= 2).sum()), "beyond_4": int((z.abs() > 4).sum()),
-        "mean_relative_deviation": float(deviation.mean()) if some else None,
         "z": z.tolist(),
     }  # fmt: skip
 

@@ -40,9 +40,9 @@ def document(title: str, body: str) -> str:
     )
 
 
-def number(value: float | None) -> str:
-    """Return a number to four digits, a dash for none."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:.4g}"
+def number(value: float | None, digits: int = 4) -> str:
+    """Return a number to so many digits, a dash for none."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}g}"
 
 
 def table(header: list[str], rows: Iterable[list[Any]]) -> str:

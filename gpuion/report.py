@@ -22,7 +22,7 @@ from gpuion.descriptors import clusters, nearest_distance, percolates
 from gpuion.errors import GpuionError, run_script
 from gpuion.findings import Run
 from gpuion.markup import count, document, image, number, table
-from gpuion.render import png, render
+from gpuion.render import png, recenter, render
 from gpuion.training import metrics
 
 
@@ -84,20 +84,22 @@ def headlines(summary: dict[str, Any]) -> list[str]:
         lines += [_gain(summary, "best", "best", "fastest"), _gain(summary, "worst", "worst", "slowest")]
     models = list(summary["models"].values())
     if models and "test" in models[-1]:
-        line = "The network predicts structures that it has not seen to {mape:.3g}% (R {r})".format(
-            mape=models[-1]["test"]["mape"], r=number(models[-1]["test"]["r"])
+        test = models[-1]["test"]
+        line = (
+            f"On placed structures that it has not seen, the network's D is {number(test['mape'], 3)}% off on average"
         )
+        line += f" (R {number(test['r'], 3)})"
         before, after = summary["before_retraining"], summary["after_retraining"]
         if before and after:
-            line += (
-                f"; those that annealing finds to {before['mape']:.3g}% at first, {after['mape']:.3g}% when retrained"
-            )
+            errors = f"{number(before['mape'], 3)}% before retraining and {number(after['mape'], 3)}% after"
+            line += f"; on those that annealing finds, {errors}"
         lines.append(line + ".")
     check = summary["kmc"]
     if check and check["components"]:
         lines.append(
-            f"Random walks and exact solutions: {check['within_2']} of {check['components']} components of D within "
-            f"two standard errors, rms {check['z_rms']:.2f}, largest {check['z_max']:.2f} standard errors."
+            f"Random walks agree with exact solutions to two standard errors in {check['within_2']} of "
+            f"{check['components']} components of D; the rms deviation is {check['z_rms']:.2f} standard errors, the "
+            f"largest {check['z_max']:.2f} ({check['settled']} of {check['structures']} walks settled)."
         )
     return lines
 
@@ -142,7 +144,8 @@ def _pictures(run: Run) -> str:
     return (
         f'<section><h2>The arrangements</h2><div class="grid">{figures}</div><p class="soft">Sticks join spheres whose '
         f"ligand coronas (the haze) touch: closer than {touch:.3g} voxels, centre to centre. Joined spheres share a "
-        "colour; a grey one is alone. A stick that ends at the box goes on at the other side.</p></section>\n"
+        "colour; a grey one is alone. A stick that ends at the box goes on at the other side. The periodic box is laid "
+        "so that its faces lie in the widest gaps.</p></section>\n"
     )
 
 
@@ -157,7 +160,8 @@ def _picture(title: str, data: Dataset, i: int) -> str:
         axes = ", ".join(axis for axis, wrap in zip("xyz", wraps, strict=True) if wrap)
         text += f", connected through the box along {axes or 'no axis'}"
     near = float(nearest_distance(centers, box=data.box).mean())
-    picture = image(png(render(data.centers[i], box=data.box, diameter=data.diameter, reach=reach)), "png", title)
+    shown = render(recenter(data.centers[i], data.box), box=data.box, diameter=data.diameter, reach=reach)
+    picture = image(png(shown), "png", title)
     D = f"D = {float(data.mean_diffusivity[i]):.4g} ± {float(data.standard_error[i].mean()):.1g}"
     return (
         f"<figure>{picture}<figcaption><b>{title}</b>{D}, D* = {float(data.d_star[i]):.3f}; {data.family[i]}, "
@@ -248,7 +252,7 @@ def _check(run: Run, summary: dict[str, Any]) -> str:
         text = (
             f"Of {found['components']} components from walks that settled, {found['within_2']} lie within two standard "
             f"errors of the exact solution and {found['beyond_4']} beyond four; mean z = {found['z_mean']:+.2f}, rms "
-            f"{found['z_rms']:.2f}. On average the walk is {100 * found['mean_relative_deviation']:+.2f}% off."
+            f"{found['z_rms']:.2f}, largest {found['z_max']:.2f}, where z = (walk − exact) / standard error."
         )
     drawn = _figure(figure, "random walk against exact solve", "narrow")
     return f"<section><h2>Two ways to the same number</h2>{drawn}<p>{text}</p></section>\n"

@@ -6,7 +6,6 @@ import torch
 
 from gpuion.descriptors import clusters, nearest_distance, neighbors, percolates
 
-
 CASES = [(0, 7, 9.0), (1, 13, 7.2), (2, 13, 7.9), (3, 21, 6.2), (4, 5, 9.9)]  # near the percolation threshold
 
 
@@ -101,7 +100,8 @@ def test_an_open_line_across_the_boundary_does_not_wrap():
 
 def test_spheres_half_a_box_apart_are_bound_one_way_only():
     x = torch.tensor([[[0.0, 5.0, 5.0], [10.0, 5.0, 5.0]]])
-    assert not percolates(x, box=20.0, cutoff=10.0).any()  # not closer than the cutoff
+    assert not percolates(x, box=20.0, cutoff=10.0).any()
+    assert clusters(x, box=20.0, cutoff=10.0).tolist() == [[0, 1]]  # not closer than the cutoff
     x[0, 1, 0] = 9.5
     assert not percolates(x, box=20.0, cutoff=10.0).any()
     assert clusters(x, box=20.0, cutoff=10.0).tolist() == [[0, 0]]

@@ -1,0 +1,365 @@
+import base64
+import json
+import math
+import re
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+import torch
+
+from gpuion import findings, plots, report
+from gpuion.dataset import Dataset, open_dataset, write_shard, write_summary
+from gpuion.errors import DatasetError
+from gpuion.files import write_json
+from gpuion.render import LONE, PALETTE, cluster_colors, png, recenter, render
+from gpuion.training import metrics
+
+BOX, DIAMETER, N = 40.0, 9.6, 6
+REFERENCE = 0.16
+
+
+def structures(seed, n):
+    """Spheres on shuffled cells of a lattice: no two overlap."""
+    chance = torch.Generator().manual_seed(seed)
+    cells = torch.stack([torch.randperm(27, generator=chance)[:N] for _ in range(n)])
+    place = torch.stack([cells // 9, cells // 3 % 3, cells % 3], -1).float()
+    return (place + 0.2 + 0.05 * torch.rand(n, N, 3, generator=chance)) * (BOX / 3)
+
+
+def dataset(seed, D, family="random", **more):
+    D, n = torch.as_tensor(D, dtype=torch.float64), len(D)
+    nan = torch.full((n,), torch.nan, dtype=torch.float64)
+    fields = {
+        "centers": structures(seed, n), "diffusivity": torch.stack([0.9 * D, D, 1.1 * D], -1),
+        "standard_error": 1e-3 * D[:, None].expand(n, 3).contiguous(), "id": torch.arange(n) + 100 * seed,
+        "family": np.full(n, family) if isinstance(family, str) else np.array(family),
+        "distance": torch.stack([nan, nan], -1), "gap": nan, "axes": torch.zeros(n, 3, dtype=torch.bool),
+        "converged": torch.ones(n, dtype=torch.bool), "box": BOX, "diameter": DIAMETER, "sites_per_voxel": 1,
+        "method": "exact",
+    }  # fmt: skip
+    return Dataset(**(fields | more))
+
+
+def save(folder, data, script="simulate"):
+    folder.mkdir()
+    write_shard(folder / "shard-00000.h5", data, seed=0)
+    write_summary(folder, data)
+    write_json(folder / "run.json", {"script": script, "config": {"note": "<b>bold</b>"}, "commit": "0123abcd"})
+
+
+def save_model(folder, seed, noise):
+    chance = torch.Generator().manual_seed(seed)
+    true = torch.rand(12, generator=chance, dtype=torch.float64) + 0.1
+    predicted = true + noise * torch.randn(12, generator=chance, dtype=torch.float64)
+    folder.mkdir()
+    names = ["test"] * 8 + ["test of runs/x/round-1"] * 4
+    rows = {"split": names, "id": list(range(12)), "true": true.tolist(), "predicted": predicted.tolist()}
+    found = {"train": {"mse": 0.1, "mape": 2.0, "r": math.nan}, "test": metrics(predicted[:8], true[:8])}
+    write_json(folder / "metrics.json", found)
+    write_json(folder / "predictions.json", rows)
+    write_json(folder / "run.json", {"script": "train", "config": {}, "commit": "0123abcd"})
+
+
+def annealed(seed, up, down, noise):
+    D = torch.tensor([*up, *down], dtype=torch.float64)
+    n, chance = len(D), torch.Generator().manual_seed(seed)
+    predicted = D / REFERENCE * (1 + noise * torch.randn(n, generator=chance, dtype=torch.float64))
+    family = ["annealed-max"] * len(up) + ["annealed-min"] * len(down)
+    more = {"predicted": predicted, "chain": torch.arange(n), "cycle": torch.full((n,), 4), "d_reference": REFERENCE}
+    return dataset(seed, D.tolist(), family, **more)
+
+
+def save_round(folder, data):
+    save(folder, data, "anneal")
+    steps = {"ids": [0, 2], "trace": [[0.5, 0.7, 0.9], [0.4, 0.6, 0.8]], "acceptance": [[0.9, 0.8, 0.7]] * 2}
+    write_json(folder / "traces.json", {d: steps | {"best_trace": steps["trace"]} for d in ("max", "min")})
+    write_json(folder / "summary.json", {})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder with all parts, and the summary of its report."""
+    path = tmp_path_factory.mktemp("runs") / "demo"
+    path.mkdir()
+    axes = torch.zeros(7, 3, dtype=torch.bool)
+    axes[5, 0] = axes[6] = True
+    distance = torch.full((7, 2), torch.nan, dtype=torch.float64)
+    distance[3], distance[4] = torch.tensor([11.0, 12.5]), torch.tensor([DIAMETER, 11.0])
+    family = ["random"] * 3 + ["chained"] * 2 + ["gapped"] * 2
+    save(
+        path / "dataset",
+        dataset(1, [0.03, 0.05, 0.04, REFERENCE, 0.1, 0.06, 0.01], family, axes=axes, distance=distance),
+    )
+    rounds = [annealed(2, [0.17, 0.15], [0.02, 0.009], 0.2), annealed(3, [0.2, 0.18], [0.008, 0.007], 0.05)]
+    for k, each in enumerate(rounds, start=1):
+        save_model(path / f"model-{k}", k, 0.2 / k)
+        save_round(path / f"round-{k}", each)
+    save(path / "annealed", open_dataset([path / "round-1", path / "round-2"]))
+    exact = dataset(4, [0.05, 0.1], method="both")
+    s = torch.full((2, 3), 0.001, dtype=torch.float64)
+    z = torch.tensor([[0.5, -1.0, 2.5], [5.0, 5.0, 5.0]], dtype=torch.float64)
+    walk = {"diffusivity_kmc": exact.diffusivity + z * s, "standard_error_kmc": s}
+    save(path / "check", Dataset(**(vars(exact) | walk | {"converged_kmc": torch.tensor([True, False])})))
+    write_json(path / "timing.json", {"place and solve": 12.5})
+    return path, report.write(path)
+
+
+def reject(name):
+    raise AssertionError(f"{name} is not JSON")
+
+
+def test_the_summary_is_what_the_files_say(run):
+    path, summary = run
+    assert json.loads((path / "summary.json").read_text(), parse_constant=reject) == summary
+    data, found = open_dataset(path / "dataset"), open_dataset([path / "round-1", path / "round-2"])
+    D, A = data.diffusivity.mean(-1), found.diffusivity.mean(-1)
+    assert summary["dataset"]["structures"] == 7
+    assert summary["annealed"]["structures"] == 8
+    assert summary["dataset"]["best"]["id"] == int(data.id[D.argmax()]) == 103
+    assert summary["annealed"]["worst"]["index"] == int(A.argmin()) == 7
+    assert summary["annealed"]["best"]["D"] == float(A.max()) == pytest.approx(0.2)
+    assert summary["annealed"]["best"]["cycle"] == 4
+    ratios = summary["ratios"]
+    assert ratios["best_annealed_over_best_dataset"] == float(A.max() / D.max())
+    assert ratios["worst_annealed_over_worst_dataset"] == float(A.min() / D.min())
+    assert summary["beats_dataset"] == {"best": True, "worst": True}
+    assert summary["models"]["model-1"]["train"]["r"] is None
+    assert summary["models"]["model-2"]["test"] == json.loads((path / "model-2/metrics.json").read_text())["test"]
+    for k, name in ((1, "before_retraining"), (2, "after_retraining")):
+        part = open_dataset(path / f"round-{k}")
+        expected = metrics(part.predicted, part.diffusivity.mean(-1) / REFERENCE)
+        assert {key: summary[name][key] for key in expected} == pytest.approx(expected, rel=1e-12)
+        top = part.subset(slice(0, 2))
+        expected = metrics(top.predicted, top.diffusivity.mean(-1) / REFERENCE)["mape"]
+        assert summary["annealed_predictions"][f"round-{k}"]["max"]["mape"] == pytest.approx(expected, rel=1e-12)
+    assert summary["timing"] == {"place and solve": 12.5}
+
+
+def test_walks_that_did_not_settle_do_not_count(run):
+    kmc = run[1]["kmc"]
+    assert (kmc["structures"], kmc["settled"], kmc["components"]) == (2, 1, 3)
+    # z comes back from a difference of numbers near 0.05 over 0.001: 0.05 · 2⁻⁵³ / 0.001 < 1e-14.
+    assert kmc["z"] == pytest.approx([0.5, -1.0, 2.5], abs=1e-12)
+    assert kmc["z_rms"] == pytest.approx(math.sqrt((0.25 + 1 + 6.25) / 3))
+    assert (kmc["within_2"], kmc["beyond_4"]) == (2, 0)
+
+
+def test_the_page_has_all_parts_and_needs_nothing_else(run):
+    text = (run[0] / "report.html").read_text()
+    titles = ["The arrangements", "Diffusivity by family", "Predicted against exact", "Annealing"]
+    titles += ["Two ways to the same number", "The figures", "How it was made"]
+    assert re.findall("<h2>(.*?)</h2>", text) == titles
+    sources = re.findall(r"""(?:src|href)\s*=\s*["']?([^"'> ]*)""", text)
+    assert len(sources) == 3 + 1 + 3 + 4 + 1
+    assert all(source.startswith("data:image/") for source in sources)
+    assert "http" not in text
+    assert "url(" not in text
+    assert "@import" not in text
+    assert "<script" not in text
+    pictures = [base64.b64decode(source.split(",", 1)[1]) for source in sources]
+    assert sum(content.startswith(b"\x89PNG") for content in pictures) == 3
+    drawings = [content.decode() for content in pictures if b"<svg" in content]
+    assert len(drawings) == 9
+    for drawing in drawings:  # a namespace is a name, not an address; references stay within the drawing
+        assert all(link.startswith(("#", "data:")) for link in re.findall(r'href="([^"]*)"', drawing))
+        assert "nan" not in drawing.lower().replace("namespace", "")
+    assert "<b>bold</b>" not in text
+    assert "&lt;b&gt;bold&lt;/b&gt;" in text
+    assert "round-1/shard" not in text
+
+
+def test_the_page_says_the_numbers_of_the_summary(run):
+    path, summary = run
+    text = (path / "report.html").read_text()
+    gain = 100 * (summary["ratios"]["best_annealed_over_best_dataset"] - 1)
+    assert f"{gain:+.1f}%" in text
+    assert "+25.0%" in text  # 0.2 over 0.16
+    assert "−30.0%" in text  # 0.007 over 0.01
+    for x in (summary["before_retraining"], summary["after_retraining"], summary["models"]["model-2"]["test"]):
+        assert f"{x['mape']:.3g}%" in text
+    assert "place and solve" in text
+    assert text.index("Conducts best") < text.index("Typical at random") < text.index("Conducts worst")
+    assert "D = 0.04 ± 4e-05" in text  # the median of 0.03, 0.04, 0.05
+
+
+def test_equal_runs_make_equal_pictures(run):
+    path = run[0]
+    images = [re.findall(r'src="([^"]*)"', report.page(findings.load(path), run[1])) for _ in range(2)]
+    assert images[0] == images[1]
+
+
+def test_families_come_in_order(run):
+    names = list(findings.groups(open_dataset(run[0] / "dataset")))
+    assert names == ["random", "chained 9.6–11", "chained 11–12.5", "gapped, 1 axis", "gapped, 3 axes"]
+
+
+def test_a_dataset_alone_makes_a_report(tmp_path):
+    save(tmp_path / "dataset", dataset(1, [0.05, 0.02, 0.04]))
+    (tmp_path / "round-1").mkdir()  # begun, not done
+    (tmp_path / "model-1").mkdir()
+    (tmp_path / "check").mkdir()
+    summary = report.write(tmp_path)
+    assert summary["annealed"] is summary["ratios"] is summary["kmc"] is summary["after_retraining"] is None
+    titles = re.findall("<h2>(.*?)</h2>", (tmp_path / "report.html").read_text())
+    assert titles == ["The arrangements", "Diffusivity by family", "The figures", "How it was made"]
+
+
+def test_rounds_stand_in_for_a_missing_folder_of_all(tmp_path):
+    save(tmp_path / "dataset", dataset(1, [0.05, REFERENCE, 0.02], ["chained", "gapped", "chained"]))
+    for k in (10, 9):
+        save_round(tmp_path / f"round-{k}", annealed(k, [0.01 * k + 0.1], [0.02], 0.1))
+    summary = report.write(tmp_path)
+    assert summary["annealed"]["structures"] == 4
+    assert list(summary["annealed_predictions"]) == ["round-9", "round-10"]
+    assert summary["after_retraining"]["round"] == "round-10"
+    assert "Typical at random" not in (tmp_path / "report.html").read_text()
+    assert summary["beats_dataset"]["worst"] is False
+
+
+@pytest.mark.parametrize(("excess", "beats"), [(0.0019, False), (0.0021, True)])
+def test_a_gain_within_the_errors_is_none(tmp_path, excess, beats):
+    # Each label has an error of 0.001 D: together 0.002 D, to first order.
+    save(tmp_path / "dataset", dataset(1, [0.05, REFERENCE]))
+    save_round(tmp_path / "round-1", annealed(2, [REFERENCE * (1 + excess)], [0.05 * (1 - excess)], 0.1))
+    assert findings.summarize(findings.load(tmp_path))["beats_dataset"] == {"best": beats, "worst": beats}
+
+
+def test_labels_that_did_not_settle_are_no_extremes():
+    settled = torch.tensor([False, True, True, False])
+    data = dataset(1, [0.9, 0.5, 0.3, 0.1], converged=settled)
+    assert [findings.position(data, best=best) for best in (True, False)] == [1, 2]
+    with pytest.raises(DatasetError, match="none of the labels settled"):
+        findings.position(dataset(1, [0.9, 0.5], converged=torch.zeros(2, dtype=torch.bool)), best=True)
+
+
+def test_what_does_not_fit_is_refused(tmp_path, run):
+    save(tmp_path / "dataset", dataset(1, [0.05, 0.02]))
+    save_round(tmp_path / "round-1", annealed(2, [0.1], [0.01], 0.1))
+    with pytest.raises(DatasetError, match=r"round-1.*expected 0.05 .*found 0.16"):
+        findings.load(tmp_path)
+    (tmp_path / "round-1" / "traces.json").write_text("{")
+    with pytest.raises(DatasetError, match=r"round-1|traces.json"):
+        findings.load(tmp_path)
+    with pytest.raises(DatasetError, match="--method both"):
+        findings.agreement(open_dataset(run[0] / "dataset"))
+
+
+def test_a_folder_without_a_dataset_ends_in_one_line(tmp_path):
+    command = [sys.executable, "-m", "gpuion.report", str(tmp_path / "nothing")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert "dataset" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_without_matplotlib_the_remedy_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=re.escape("pip install gpuion[plot]")):
+        report.write(tmp_path)
+
+
+def test_figures_leave_no_global_state(run):
+    assert run  # figures have been drawn
+    assert "matplotlib.pyplot" not in sys.modules
+
+
+def test_a_family_spanning_decades_gets_a_log_axis():
+    for D, scale in (
+        (np.array([0.01, 0.2]), "log"),
+        (np.array([0.1, 0.2]), "linear"),
+        (np.array([0.0, 0.2]), "linear"),
+    ):
+        figure = plots.families({"random": D}, best=0.2, worst=0.01)
+        assert figure.axes[0].get_xscale() == scale
+
+
+# --- pictures
+
+
+def middle_of(image, color):
+    """Mean row and column of pixels whose hue is near a colour's."""
+    x, c = image.astype(float), np.array([int(color[k : k + 2], 16) for k in (1, 3, 5)], dtype=float)
+    x, c = x - x.mean(-1, keepdims=True), c - c.mean()
+    size = np.linalg.norm(x, axis=-1)
+    like = (size > 25) & ((x @ c) / np.maximum(size, 1e-9) / np.linalg.norm(c) > 0.97)
+    return np.argwhere(like).mean(0), int(like.sum())
+
+
+def test_a_pair_is_drawn_where_it_is():
+    # From azimuth 0, elevation 0 the viewer looks along −x: y goes right, z up, and both spheres lie low on the right.
+    pair = torch.tensor([[20.0, 25.0, 10.0], [20.0, 35.0, 10.0]])
+    image = render(pair, box=BOX, diameter=DIAMETER, reach=1.0, size=200, azimuth=0, elevation=0)
+    assert image.dtype == np.uint8
+    assert image.shape == (200, 200, 3)
+    half = 1.02 * (BOX / 2 + 0.8 * DIAMETER / 2)  # what half the picture shows, voxels
+    (row, column), area = middle_of(image, PALETTE[0])
+    # Symmetric about y = 30, z = 10; light and box edges shift the middle by less than half a voxel.
+    pixel = 100 / half
+    assert column == pytest.approx(100 + 10 * pixel, abs=0.5 * pixel)
+    assert row == pytest.approx(100 + 10 * pixel, abs=0.5 * pixel)
+    disk = math.pi * (DIAMETER / 2 * pixel) ** 2
+    assert 2 * disk < area < 3.2 * disk  # two disks and their coronas, (5.8 / 4.8)² = 1.46 times as large
+
+
+def test_a_stick_through_the_boundary_is_drawn_at_both_ends():
+    x = torch.tensor([[20.0, 8.0, 20.0], [20.0, 32.0, 20.0]])  # 16 apart through the face y = 0
+    joined = render(x, box=BOX, diameter=DIAMETER, reach=3.3, size=200, azimuth=0, elevation=0)
+    apart = render(x, box=BOX, diameter=DIAMETER, reach=3.1, size=200, azimuth=0, elevation=0)
+    half = 1.02 * (BOX / 2 + 0.8 * DIAMETER / 2)
+    for y in (1.0, 39.0):
+        column = round(100 + (y - BOX / 2) * 100 / half)
+        blue, none = joined[100, column].astype(int), apart[100, column].astype(int)
+        assert blue[2] - blue[0] > 60  # a stick in the cluster's blue
+        assert abs(none[2] - none[0]) < 25  # grey or white
+    beyond = round(100 + (BOX / 2 + 2.5) * 100 / half)
+    assert joined[100, beyond].min() > 245
+
+
+def test_a_nearer_sphere_hides_a_farther_one():
+    x = torch.tensor([[32.0, 20.0, 20.0], [8.0, 20.0, 20.0], [8.0, 20.0, 8.5]])  # viewed along −x; 2 and 3 touch
+    image = render(x, box=BOX, diameter=DIAMETER, reach=1.0, size=200, azimuth=0, elevation=0)
+    pixel = image[100, 100].astype(int)
+    assert np.ptp(pixel) < 12  # grey, of the lone sphere in front
+    image = render(BOX - x, box=BOX, diameter=DIAMETER, reach=1.0, size=200, azimuth=0, elevation=0)
+    pixel = image[100, 100].astype(int)
+    assert pixel[2] - pixel[0] > 60
+
+
+def test_larger_clusters_choose_their_colour_first():
+    color = cluster_colors(np.array([0, 1, 1, 3, 3, 3, 6]))
+    names = ["#" + "".join(f"{round(255 * c):02X}" for c in rgb) for rgb in color]
+    assert names == [LONE, PALETTE[1], PALETTE[1], PALETTE[0], PALETTE[0], PALETTE[0], LONE]
+
+
+def test_a_cluster_across_the_faces_is_moved_together():
+    x = torch.tensor([[38.0, 5.0, 1.0], [39.0, 6.0, 39.0], [2.0, 9.0, 20.0], [4.0, 35.0, 22.0]])
+    # Widest gaps: x 4 … 38, y 9 … 35, z 1 … 20; their middles, 21, 22 and 10.5, become the origin.
+    expected = torch.tensor([[17.0, 23.0, 30.5], [18.0, 24.0, 28.5], [21.0, 27.0, 9.5], [23.0, 13.0, 11.5]])
+    assert torch.equal(recenter(x, BOX), expected.double())
+    assert torch.equal(recenter(x + BOX, BOX), expected.double())
+
+
+def test_png_holds_the_image():
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    content = png(image)
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    start = content.index(b"IDAT")
+    size = int.from_bytes(content[start - 4 : start], "big")
+    rows = np.frombuffer(zlib.decompress(content[start + 4 : start + 4 + size]), np.uint8).reshape(5, 22)
+    assert (rows[:, 0] == 0).all()
+    np.testing.assert_array_equal(rows[:, 1:].reshape(5, 7, 3), image)
+    assert int.from_bytes(content[start + 4 + size : start + 8 + size], "big") == zlib.crc32(
+        content[start : start + 4 + size]
+    )
+
+
+def test_a_picture_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="pixels"):
+        render(torch.zeros(1, 3), box=BOX, diameter=DIAMETER, size=4)
+    with pytest.raises(ValueError, match="centers"):
+        render(torch.zeros(3), box=BOX, diameter=DIAMETER)
