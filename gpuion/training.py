@@ -143,10 +143,10 @@ def train_epoch(
         for group in optimizer.param_groups:
             group["lr"] = plan.rate((epoch + (i + 1) / len(steps)) / plan.epochs)
         image = augmented(samples, mine, epoch, plan, turn=bare.arguments["boundary"] != "periodic")
-        error = (net(image.to(bare.target_scale.dtype)) - samples.target[mine]).square().sum()
-        total += error.detach()
+        found, target = net(image.to(bare.target_scale.dtype)), samples.target[mine]
+        total += (found.detach() - target).square().sum()
         # Ranks average their gradients: weighted so that the average is that of the whole batch's mean.
-        loss = error * (world.size / (len(whole) * bare.target_scale**2))
+        loss = bare.loss(found, target).sum() * (world.size / len(whole))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -274,7 +274,7 @@ def resume(path: str | Path, net: Surrogate, optimizer: torch.optim.Optimizer) -
     CheckpointError
         If the file is damaged or of another network.
     """
-    content = load_checkpoint(path, net.target_shift.device)
+    content = load_checkpoint(path, net.output_shift.device)
     if content["arguments"] != net.arguments:
         raise CheckpointError(f"{path} is of {content['arguments']}, this run trains {net.arguments}")
     try:

@@ -1,6 +1,7 @@
 """A wheel in an empty folder works as the source tree does."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,9 +29,14 @@ def run(*command, cwd, **env):
 
 
 def test_a_wheel_works_in_an_empty_folder(tmp_path):
-    site, empty = tmp_path / "site", tmp_path / "empty"
+    site, empty, source = (tmp_path / name for name in ("site", "empty", "source"))
     empty.mkdir()
-    built = run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), cwd=ROOT)
+    source.mkdir()
+    for name in ("gpuion", "kernels"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    built = run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), cwd=source)
     assert built.returncode == 0, built.stdout + built.stderr
     (wheel,) = tmp_path.glob("gpuion-*.whl")
     installed = run(sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(site), str(wheel), cwd=empty)
