@@ -29,8 +29,23 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install -q -c constraints.txt -e '.[plot,test]'
 	touch $@
 
+# Place and solve; learn; anneal and solve again; learn from that; anneal once more; show. Each stage can be stopped and
+# goes on where it was.
+LAPTOP := --preset laptop
+
 demo: install
-	$(BIN)/python demo.py --out $(DEMO)
+	$(BIN)/python simulate.py $(LAPTOP) --out $(DEMO)/dataset
+	$(BIN)/python simulate.py $(LAPTOP) --method both --structures 6 --tolerance 1e-3 --out $(DEMO)/check
+	$(BIN)/python train.py $(LAPTOP) --data $(DEMO)/dataset --out $(DEMO)/model-1
+	$(BIN)/python anneal.py $(LAPTOP) --data $(DEMO)/dataset --checkpoint $(DEMO)/model-1/surrogate.pt \
+	  --out $(DEMO)/round-1
+	$(BIN)/python train.py $(LAPTOP) --data $(DEMO)/dataset $(DEMO)/round-1 --out $(DEMO)/model-2 \
+	  --checkpoint $(DEMO)/model-1/surrogate.pt --epochs 60 --learning-rate 5e-3
+	$(BIN)/python anneal.py $(LAPTOP) --data $(DEMO)/dataset $(DEMO)/round-1 \
+	  --checkpoint $(DEMO)/model-2/surrogate.pt --out $(DEMO)/round-2 --seed 1
+	$(BIN)/python -m gpuion.dataset merge $(DEMO)/round-1 $(DEMO)/round-2 --out $(DEMO)/annealed
+	cp $(DEMO)/model-2/surrogate.pt $(DEMO)/surrogate.pt
+	$(BIN)/python -m gpuion.report $(DEMO)
 
 test: lint
 	$(BIN)/python -m pytest

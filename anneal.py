@@ -49,6 +49,7 @@ class Config:
     cooling: float = option(0.9, "factor on the temperature from cycle to cycle")
     start: str = option("random", "fresh random structures, or the data's extremes", choices=("random", "data"))
     relabel: int = option(200, "visited structures a direction to label besides the chains' best")
+    relabel_min: int | None = option(None, "the same downwards, if it is another number")
     samples: int = option(25, "visited structures kept a cycle and chain, to choose from")
     tolerance: float = option(1e-3, "relative error of the exact labels")
     batch: int = option(64, "structures the surrogate scores at once")
@@ -75,8 +76,9 @@ def main() -> None:
         run(config, world, data, net, direction)
     world.barrier()
     results = {d: load_states(config.out.glob(f"state-{d}-*.pt")) for d in config.directions}
+    wanted = {"max": config.relabel, "min": config.relabel if config.relabel_min is None else config.relabel_min}
     chosen = [
-        select(result, config.relabel, limit=extreme(data, d), maximize=d == "max", seed=config.seed)
+        select(result, wanted[d], limit=extreme(data, d), maximize=d == "max", seed=config.seed)
         for d, result in results.items()
     ]
     write_labels(config, world, data, join(chosen))
@@ -90,8 +92,8 @@ def check(config: Config) -> None:
     """Refuse what cannot be done before any work."""
     if not config.data or not config.checkpoint:
         raise ConfigError("give --data FOLDER (of simulate.py) and --checkpoint FILE (of train.py)")
-    for name, least in {"chains": 1, "relabel": 0, "batch": 1, "seed": 0}.items():
-        if getattr(config, name) < least:
+    for name, least in {"chains": 1, "relabel": 0, "relabel_min": 0, "batch": 1, "seed": 0}.items():
+        if getattr(config, name) is not None and getattr(config, name) < least:
             raise ConfigError(f"{name} must be at least {least}, got {getattr(config, name)}")
     if not 0 < config.tolerance < 1:
         raise ConfigError(f"tolerance must lie between 0 and 1, got {config.tolerance}")

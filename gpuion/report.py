@@ -1,4 +1,5 @@
-"""Write what a run found into its folder: report.html, one page that needs nothing else, and summary.json.
+"""Write what a run found into its folder: report.html, one page that needs nothing else, its pictures of arrangements
+side by side as arrangements.png, and summary.json.
 
     python -m gpuion.report runs/demo
 
@@ -18,11 +19,11 @@ import torch
 
 from gpuion import files, findings, plots
 from gpuion.dataset import Dataset
-from gpuion.descriptors import clusters, nearest_distance, percolates
 from gpuion.errors import GpuionError, run_script
 from gpuion.findings import Run
+from gpuion.gallery import Arrangement, arrangements, pictures
 from gpuion.markup import count, document, image, number, table
-from gpuion.render import png, recenter, render
+from gpuion.render import png
 from gpuion.training import metrics
 
 
@@ -37,7 +38,7 @@ def main() -> None:
 
 
 def write(path: str | Path) -> dict[str, Any]:
-    """Write report.html and summary.json into a run folder and return the summary.
+    """Write report.html, arrangements.png and summary.json into a run folder and return the summary.
 
     Parameters
     ----------
@@ -54,7 +55,10 @@ def write(path: str | Path) -> dict[str, Any]:
     plots.require()
     run = findings.load(Path(path))
     summary = findings.summarize(run)
-    text = page(run, summary)
+    shown = arrangements(run)
+    text = page(run, summary, shown)
+    with files.atomic(run.path / "arrangements.png") as partial:
+        partial.write_bytes(png(np.concatenate([picture for *_, picture in shown], 1)))
     files.write_json(run.path / "summary.json", summary)
     with files.atomic(run.path / "report.html") as partial:
         partial.write_text(text, encoding="utf-8")
@@ -62,10 +66,10 @@ def write(path: str | Path) -> dict[str, Any]:
     return summary
 
 
-def page(run: Run, summary: dict[str, Any]) -> str:
-    """Return the whole page of a run and its summary."""
+def page(run: Run, summary: dict[str, Any], shown: list[Arrangement]) -> str:
+    """Return the whole page of a run, its summary and its pictures."""
     parts = [
-        _head(run, summary), _pictures(run), _families(run, summary), _predictions(run), _annealing(run),
+        _head(run, summary), pictures(run, shown), _families(run, summary), _predictions(run), _annealing(run),
         _check(run, summary), _figures(run, summary), _making(run, summary),
     ]  # fmt: skip
     return document(f"gpuion: {run.path.resolve().name}", "".join(parts))
@@ -125,47 +129,6 @@ def _head(run: Run, summary: dict[str, Any]) -> str:
         f'<p class="soft">{n} spheres of diameter {data.diameter:.4g} in a periodic box of {data.box:g} voxels '
         f"({100 * share:.3g}% by volume), {count(data.sites_per_voxel, 'lattice site')} per voxel.</p>"
         f'<ul class="lead">{items}</ul></section>\n'
-    )
-
-
-def _pictures(run: Run) -> str:
-    sets = [run.data] + ([run.annealed] if run.annealed is not None else [])
-    chosen = []
-    for best, title in ((True, "Conducts best"), (False, "Conducts worst")):
-        ends = [(data, findings.position(data, best=best)) for data in sets]
-        D = [float(data.mean_diffusivity[i]) for data, i in ends]
-        chosen.append((title, *ends[(np.argmax if best else np.argmin)(D)]))
-    random = np.flatnonzero((run.data.family == "random") & findings.settled(run.data).numpy())
-    if len(random):
-        order = run.data.mean_diffusivity[torch.from_numpy(random)].argsort(stable=True)
-        chosen.insert(1, ("Typical at random", run.data, int(random[order[(len(order) - 1) // 2]])))
-    figures = "".join(_picture(title, data, i) for title, data, i in chosen)
-    touch = run.data.diameter + 2 * run.data.model.reach
-    return (
-        f'<section><h2>The arrangements</h2><div class="grid">{figures}</div><p class="soft">Sticks join spheres whose '
-        f"ligand coronas (the haze) touch: closer than {touch:.3g} voxels, centre to centre. Joined spheres share a "
-        "colour; a grey one is alone. A stick that ends at the box goes on at the other side. The periodic box is laid "
-        "so that its faces lie in the widest gaps.</p></section>\n"
-    )
-
-
-def _picture(title: str, data: Dataset, i: int) -> str:
-    reach, centers = data.model.reach, data.centers[i : i + 1]
-    touch = data.diameter + 2 * reach
-    label = clusters(centers, box=data.box, cutoff=touch)[0]
-    sizes = label.bincount()
-    text = f"{count(int((sizes > 0).sum()), 'cluster')}, the largest of {count(int(sizes.max()), 'sphere')}"
-    if touch <= data.box / 2:
-        wraps = percolates(centers, box=data.box, cutoff=touch)[0].tolist()
-        axes = ", ".join(axis for axis, wrap in zip("xyz", wraps, strict=True) if wrap)
-        text += f", connected through the box along {axes or 'no axis'}"
-    near = float(nearest_distance(centers, box=data.box).mean())
-    shown = render(recenter(data.centers[i], data.box), box=data.box, diameter=data.diameter, reach=reach)
-    picture = image(png(shown), "png", title)
-    D = f"D = {float(data.mean_diffusivity[i]):.4g} ± {float(data.standard_error[i].mean()):.1g}"
-    return (
-        f"<figure>{picture}<figcaption><b>{title}</b>{D}, D* = {float(data.d_star[i]):.3f}; {data.family[i]}, "
-        f"number {int(data.id[i])}; {text}; nearest neighbour at {near:.3g} voxels on average.</figcaption></figure>"
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from gpuion import findings, plots, report
+from gpuion import findings, gallery, plots, report
 from gpuion.dataset import Dataset, open_dataset, write_shard, write_summary
 from gpuion.errors import DatasetError
 from gpuion.files import write_json
@@ -187,8 +187,16 @@ def test_the_page_says_the_numbers_of_the_summary(run):
 
 def test_equal_runs_make_equal_pictures(run):
     path = run[0]
-    images = [re.findall(r'src="([^"]*)"', report.page(findings.load(path), run[1])) for _ in range(2)]
+    pages = [report.page(loaded := findings.load(path), run[1], gallery.arrangements(loaded)) for _ in range(2)]
+    images = [re.findall(r'src="([^"]*)"', page) for page in pages]
     assert images[0] == images[1]
+
+
+def test_the_arrangements_stand_side_by_side(run):
+    content = (run[0] / "arrangements.png").read_bytes()
+    assert content.startswith(b"\x89PNG")
+    width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))
+    assert width == 3 * height
 
 
 def test_families_come_in_order(run):
