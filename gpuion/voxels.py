@@ -47,12 +47,15 @@ def voxelize(centers: Tensor, *, box: float, diameter: float, voxels: int) -> Te
     if voxels < 1:
         raise ValueError(f"voxels must be at least 1, got {voxels}")
     centers = check_centers(centers, box, diameter)
-    B, N, V = len(centers), centers.shape[1], int(voxels)
-    image = torch.zeros((B, V**3), device=centers.device)
-    step = max(1, _CHUNK // max(1, N * _window(diameter, box / V) ** 3))
-    for chunk, part in zip(centers.split(step), image.split(step), strict=True):
-        _draw(part, chunk, radius=diameter / 2, box=box, voxels=V)
-    return image.view(B, 1, V, V, V)
+    B, V = len(centers), int(voxels)
+    image = torch.zeros((B, V, V, V), device=centers.device)
+    if centers.is_cuda:
+        draw(image, centers, radius=diameter / 2, spacing=box / V)
+    else:
+        from gpuion.kernels import scalar
+
+        scalar.voxelize(image, centers, radius=diameter / 2, spacing=box / V)
+    return image[:, None]
 
 
 def _window(diameter: float, spacing: float) -> int:
@@ -60,9 +63,16 @@ def _window(diameter: float, spacing: float) -> int:
     return math.ceil(diameter / spacing) + 2
 
 
-def _draw(image: Tensor, centers: Tensor, *, radius: float, box: float, voxels: int) -> None:
+def draw(image: Tensor, centers: Tensor, *, radius: float, spacing: float) -> None:
+    """Set the voxels of images [B, V, V, V] that lie inside a sphere, a chunk of structures at a time."""
+    N, V = centers.shape[1], image.shape[-1]
+    step = max(1, _CHUNK // max(1, N * _window(2 * radius, spacing) ** 3))
+    for chunk, part in zip(centers.split(step), image.flatten(1).split(step), strict=True):
+        _draw(part, chunk, radius, spacing, V)
+
+
+def _draw(image: Tensor, centers: Tensor, radius: float, spacing: float, voxels: int) -> None:
     """Set the voxels [B, V³] that lie inside a sphere, testing the W³ window around each."""
-    spacing = box / voxels
     window = _window(2 * radius, spacing)
     first = ((centers - radius) / spacing - 0.5).floor().long()  # [B, N, 3], a voxel at or below the sphere's edge
     index = first[..., None] + torch.arange(window, device=centers.device)  # [B, N, 3, W]

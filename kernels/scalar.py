@@ -240,3 +240,32 @@ def site_classes(
     """Write the classes [X, Y, Z] of one structure's sites; twin of `medium.brick_classes`, which says more."""
     numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
     _site_classes(images.numpy(), spacing, radius, reach, width, cutoff, scale, blocked, classes.numpy())
+
+
+@numba.njit(cache=True, parallel=True)
+def _voxelize(image, centers, radius, spacing):
+    B, N = centers.shape[:2]
+    V = image.shape[1]
+    window = int(np.ceil(2 * radius / spacing)) + 2
+    for b in prange(B):
+        for n in range(N):
+            cx, cy, cz = centers[b, n]
+            first_x = int(np.floor((cx - radius) / spacing - 0.5))
+            first_y = int(np.floor((cy - radius) / spacing - 0.5))
+            first_z = int(np.floor((cz - radius) / spacing - 0.5))
+            for x in range(first_x, first_x + window):
+                dx = (x + 0.5) * spacing - cx
+                for y in range(first_y, first_y + window):
+                    dy = (y + 0.5) * spacing - cy
+                    plane = dx * dx + dy * dy
+                    if plane < radius * radius:
+                        for z in range(first_z, first_z + window):
+                            dz = (z + 0.5) * spacing - cz
+                            if plane + dz * dz < radius * radius:
+                                image[b, x % V, y % V, z % V] = 1.0
+
+
+def voxelize(image: Tensor, centers: Tensor, *, radius: float, spacing: float) -> None:
+    """Set the voxels of images float32 [B, V, V, V] inside spheres at float64 [B, N, 3]; twin of `voxels.draw`."""
+    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    _voxelize(image.numpy(), centers.contiguous().numpy(), radius, spacing)

@@ -64,8 +64,11 @@ def test_batches_chunks_and_images_do_not_matter(monkeypatch):
     centers = random_centers(5, 7, 20.0)
     options = {"box": 20.0, "diameter": 5.3, "voxels": 20}
     together = gpuion.voxelize(centers, **options)
-    monkeypatch.setattr(module, "_CHUNK", 1)
-    assert torch.equal(gpuion.voxelize(centers, **options), together)
+    for chunk in (10**7, 1):  # the tensor program, which a GPU runs, against the scalar loop
+        monkeypatch.setattr(module, "_CHUNK", chunk)
+        drawn = torch.zeros(5, 20, 20, 20)
+        module.draw(drawn, torch.remainder(centers.double(), 20.0), radius=5.3 / 2, spacing=1.0)
+        assert torch.equal(drawn, together[:, 0])
     alone = torch.cat([gpuion.voxelize(c[None], **options) for c in centers])
     assert torch.equal(alone, together)
     turned = gpuion.voxelize(centers.flip(1), **options)
