@@ -52,7 +52,7 @@ class Config:
     relabel_min: int | None = option(None, "the same downwards, if it is another number")
     samples: int = option(25, "visited structures kept a cycle and chain, to choose from")
     tolerance: float = option(1e-3, "relative error of the exact labels")
-    batch: int = option(64, "structures the surrogate scores at once")
+    batch: int = option(8, "structures the surrogate scores at once; fewer are filled up")
     force: bool = option(False, "use a checkpoint of another box, diameter, number of spheres or unit of D*")
     seed: int = option(0, "seed of start structures, moves and choice")
     device: str = option("auto", "auto, cpu or cuda", identity=False)
@@ -131,9 +131,10 @@ def run(config: Config, world: World, data: gpuion.Dataset, net: gpuion.Surrogat
     voxels = round(net.meta["voxels"] * data.box / net.meta["box"])
 
     def score(centers: Tensor) -> Tensor:
-        parts = centers.split(config.batch)
-        images = (voxelize(c, box=data.box, diameter=data.diameter, voxels=voxels) for c in parts)
-        return torch.cat([net(image) for image in images])
+        # Always whole batches: in batches of one size a structure's D* has the same bits wherever it stands.
+        filled = torch.cat([centers, centers[:1].expand(-len(centers) % config.batch, -1, -1)])
+        images = (voxelize(c, box=data.box, diameter=data.diameter, voxels=voxels) for c in filled.split(config.batch))
+        return torch.cat([net(image) for image in images])[: len(centers)]
 
     proposals, began = config.steps * len(ids), time.perf_counter()
     with tqdm(

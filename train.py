@@ -124,6 +124,8 @@ def network(config: Config, sets: list[Dataset], voxels: int, device: torch.devi
     }  # fmt: skip
     torch.manual_seed(config.seed)
     net = Surrogate(config.boundary, voxels=voxels, widths=config.widths, hidden=config.hidden, pool=config.pool)
+    if config.boundary == "periodic" and (voxels % config.pool or voxels // config.pool < 3):
+        raise ConfigError(f"pool = {config.pool} must cut {voxels} voxels into three windows or more; choose another")
     if not config.checkpoint:
         return net.to(device), meta
     old = training.load_surrogate(config.checkpoint, device)

@@ -4,6 +4,7 @@ Legend: C chains, N particles, T steps drawn at once, S visited structures a cha
 """
 
 import dataclasses
+import io
 import math
 import pickle
 from collections.abc import Callable, Iterable, Iterator
@@ -339,8 +340,10 @@ def check_settings(cycles: int, steps: int, samples: int, temperature: float, co
 
 def save_state(path: Path, state: AnnealResult) -> None:
     """Write a state to a file, atomically."""
+    buffer = io.BytesIO()  # torch.save itself turns a full disk into an error of its own making
+    torch.save(vars(state), buffer)
     with files.atomic(path) as partial:
-        torch.save(vars(state), partial)
+        partial.write_bytes(buffer.getvalue())
 
 
 def load_state(path: Path, device: torch.device | str = "cpu") -> AnnealResult:

@@ -64,7 +64,10 @@ def parse(cls: type[C], root: Path, doc: str, argv: list[str] | None = None) -> 
         values |= read_preset(root, preset, script, cls)
     if file is not None:
         values |= _read(file, script, cls)
-    return cls(**{**values, **given})
+    config = cls(**{**values, **given})
+    if not 0 <= getattr(config, "seed", 0) < 2**63:
+        raise ConfigError(f"seed must lie in [0, 2⁶³), got {getattr(config, 'seed', 0)}")
+    return config
 
 
 def read_preset(root: Path, preset: str, script: str, cls: type) -> dict[str, Any]:

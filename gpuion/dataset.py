@@ -291,6 +291,8 @@ def _open(path: Path) -> list[tuple[Path, Dataset]]:
     parts = [(p, read_shard(p)) for p in paths]
     record = (path if path.is_dir() else path.parent) / _SUMMARY
     if not record.exists():
+        if path.is_dir() and (path / "run.json").exists():
+            raise DatasetError(f"{path}: {_SUMMARY}: expected in a finished run, found none; run its command again")
         return parts
     reference, count = _read_summary(record)
     found = sum(len(part) for _, part in parts)

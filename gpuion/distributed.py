@@ -1,6 +1,7 @@
 """One process or many: what torchrun says about this one."""
 
 import dataclasses
+import datetime as dt
 import os
 
 import torch
@@ -56,6 +57,9 @@ def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise ConfigError(f"device {name!r} was asked for but torch finds no GPU; use --device cpu")
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise ConfigError(f"device {name!r} was asked for but there are {count} GPUs; start one process a GPU")
         torch.cuda.set_device(device)
     return device
 
@@ -67,5 +71,6 @@ def start(device: str = "auto") -> World:
     chosen = pick_device(device, local_rank)
     if size > 1:
         backend = "nccl" if chosen.type == "cuda" else "gloo"
-        dist.init_process_group(backend, device_id=chosen if chosen.type == "cuda" else None)
+        patience = dt.timedelta(hours=24)  # ranks that resume with less to do wait for the others at the end
+        dist.init_process_group(backend, timeout=patience, device_id=chosen if chosen.type == "cuda" else None)
     return World(rank=rank, size=size, device=chosen)

@@ -34,13 +34,14 @@ class WalkResult:
     mean, mean_error : float64 [B]
         The mean over axes and its own standard error.
     converged : bool [B]
-        Whether the slope has settled; if not, `diffusivity` is the last window's and probably too high.
+        Whether the slopes of all three axes have settled; if not, those of `diffusivity` that have not are
+        the last window's and probably too high.
     reason : tuple of str
         Why a structure has not converged; empty strings for the others.
-    lag : float64 [B]
-        The longer lag of the window that D is taken from, voxel² / D_ref.
-    slopes, slope_errors : float64 [B, J]
-        Mean slope of each lag window and its standard error: the plateau to look at.
+    lag : float64 [B, 3]
+        The longer lag of the window that each D_aa is taken from, voxel² / D_ref.
+    slopes, slope_errors : float64 [B, J, 3]
+        Slope of each lag window and its standard error: the plateau to look at.
     lags : float64 [B, J]
         The longer lag of each window.
     hops, attempts : int64 [B]
@@ -70,9 +71,10 @@ def walk(
 
     D_aa = ½ d⟨[r_a(t) − r_a(0)]²⟩/dt. Displacements are recorded at 64 equal times and averaged over walkers and
     time origins. The slope is taken over lags (t/2, t) for t = 1/32 … 1/2 of the walk. From the stationary start it
-    falls towards 2 D from above, never rising. It has settled at the first window beyond the relaxation time of the
-    box, L² / 4π²D, that lies no more than two standard errors above the next window, three above any later one, and is
-    known to 10%; D is read from the next window.
+    falls towards 2 D from above, never rising. An axis has settled at the first window beyond the relaxation time of
+    the box, L² / 4π²D, that lies no more than two standard errors above the next window, three above any later one,
+    and is known to 10%; D is read from the next window. An axis also counts as settled where its slope is zero within
+    two standard errors, in two windows, and known to 1% of the fastest axis.
 
     Parameters
     ----------
@@ -103,8 +105,8 @@ def walk(
     tables = _rates(medium)
     tick = torch.where(tables.fastest > 0, 1 / (6 * tables.fastest.clamp_min(1e-300)), math.inf)
     quads = torch.ceil(time / (CHECKPOINTS * 4 * tick)).long()
-    if int(quads.max() if len(medium) else 0) * CHECKPOINTS >= 2**31:
-        raise ValueError(f"time = {time} takes more than 2³³ attempts a walker; walk a shorter time")
+    if int(quads.max() if len(medium) else 0) * CHECKPOINTS * 4 >= 2**31:
+        raise ValueError(f"time = {time} takes more than 2³¹ attempts a walker; walk a shorter time")
     start = _starts(medium, walkers, seed, numbers)
     arguments = (
         medium.labels.contiguous(), tables.leave, tables.enter, start, quads.int(), numbers, seed, CHECKPOINTS
@@ -115,7 +117,7 @@ def walk(
         from gpuion.kernels.scalar import walk as launch
     displacement, hops = launch(*arguments)
     interval = torch.where(quads > 0, quads * 4 * tick, time / CHECKPOINTS)
-    box = max(medium.labels.shape[1:]) * medium.spacing
+    box = torch.tensor(medium.labels.shape[1:], device=interval.device) * medium.spacing
     attempts = quads * 4 * CHECKPOINTS * walkers
     return _analyse(displacement, interval, medium.spacing, box, hops.long().sum(-1), attempts)
 
@@ -207,22 +209,20 @@ def _starts(medium: Medium, walkers: int, seed: int, ids: Tensor) -> Tensor:
 
 
 def _analyse(
-    displacement: Tensor, interval: Tensor, spacing: float, box: float, hops: Tensor, attempts: Tensor
+    displacement: Tensor, interval: Tensor, spacing: float, box: Tensor, hops: Tensor, attempts: Tensor
 ) -> WalkResult:
-    """Turn displacements at equal times into slopes with errors, and choose the window that has settled."""
+    """Turn displacements at equal times into slopes with errors, and choose each axis's window that has settled."""
     slopes = torch.stack([_slope(displacement, lag) for lag in _LAGS], 1)  # [B, J, W, 3] per checkpoint interval
     slopes = slopes * (spacing**2 / (2 * interval))[:, None, None, None]
     lags = interval[:, None] * torch.tensor(_LAGS, device=interval.device)
-    mean = slopes.mean(-1)  # over axes, [B, J, W]
-    level, error = mean.mean(-1), _standard_error(mean, -1)
-    settled, reason = _settle(mean, level, error, lags, box)
-    index = settled.clamp_max(len(_LAGS) - 1)
-    rows = torch.arange(len(level), device=level.device)
-    chosen = slopes[rows, index]  # [B, W, 3]
+    level, error = slopes.mean(2), _standard_error(slopes, 2)  # [B, J, 3]
+    settled, reason = _settle(slopes, level, error, lags, box)
+    index = settled.clamp_max(len(_LAGS) - 1)  # [B, 3]
+    chosen = slopes.gather(1, index[:, None, None].expand(-1, 1, slopes.shape[2], -1))[:, 0]  # [B, W, 3]
     return WalkResult(
-        diffusivity=chosen.mean(1), standard_error=_standard_error(chosen, 1), mean=level[rows, index],
-        mean_error=error[rows, index], converged=settled < len(_LAGS), reason=reason, lag=lags[rows, index],
-        slopes=level, slope_errors=error, lags=lags, hops=hops, attempts=attempts,
+        diffusivity=chosen.mean(1), standard_error=_standard_error(chosen, 1), mean=chosen.mean((1, 2)),
+        mean_error=_standard_error(chosen.mean(-1), 1), converged=(settled < len(_LAGS)).all(-1), reason=reason,
+        lag=lags.gather(1, index), slopes=level, slope_errors=error, lags=lags, hops=hops, attempts=attempts,
     )  # fmt: skip
 
 
@@ -237,29 +237,32 @@ def _standard_error(samples: Tensor, dim: int) -> Tensor:
     return samples.std(dim) / math.sqrt(samples.shape[dim])
 
 
-def _settle(mean: Tensor, level: Tensor, error: Tensor, lags: Tensor, box: float) -> tuple[Tensor, tuple[str, ...]]:
-    """Return the window to read D from, J where there is none, and why there is none."""
-    B, J = level.shape
-    fall = mean[:, :, None] - mean[:, None, :]  # paired by walker: [B, J, J, W]
+def _settle(slopes: Tensor, level: Tensor, error: Tensor, lags: Tensor, box: Tensor) -> tuple[Tensor, tuple[str, ...]]:
+    """Return the window to read each D_aa from [B, 3], J where there is none, and why there is none."""
+    J = level.shape[1]
+    fall = slopes[:, :, None] - slopes[:, None]  # paired by walker: [B, J, J, W, 3]
     window = torch.arange(J, device=level.device)
-    later = window - window[:, None]
+    later = (window - window[:, None])[..., None]
     sigmas = torch.where(later == 1, 2.0, 3.0)  # the next window, and those after it
-    differs = (fall.mean(-1) > sigmas * _standard_error(fall, -1)) & (later > 0)
-    agrees = ~differs.any(-1)
-    relaxed = lags / 2 * level.clamp_min(0) >= (box / (2 * math.pi)) ** 2
+    differs = (fall.mean(3) > sigmas * _standard_error(fall, 3)) & (later > 0)
+    agrees = ~differs.any(2)  # [B, J, 3]
+    relaxed = lags[..., None] / 2 * level.clamp_min(0) >= (box / (2 * math.pi)) ** 2
     clear = error <= 0.1 * level.abs()
-    still = (level == 0).all(-1)  # no ion ever moved
-    fits = (agrees & relaxed & clear)[:, :-1]
-    first = torch.where(fits.any(-1), fits.byte().argmax(-1) + 1, J)
+    nothing = (level.abs() <= 2 * error) & (error <= 0.01 * level.amax((1, 2), keepdim=True))
+    nothing[:, :-1] &= nothing[:, 1:].clone()
+    still = (level == 0).all(1)  # no ion ever moved along this axis
+    fits = ((agrees & relaxed & clear) | nothing)[:, :-1]
+    first = torch.where(fits.any(1), fits.byte().argmax(1) + 1, J)
     first = torch.where(still, J - 1, first)
     reasons = []
-    for b in range(B):
-        if int(first[b]) < J:
+    for b in range(len(level)):
+        open_axes = first[b] == J
+        if not bool(open_axes.any()):
             reasons.append("")
-        elif not bool(relaxed[b, :-1].any()):
+        elif not bool(relaxed[b, :-1].any(0)[open_axes].all()):
             reasons.append("the walk is shorter than the relaxation time of the box; give more time")
-        elif not bool((relaxed & clear)[b, :-1].any()):
-            reasons.append("the slope is uncertain by more than 10%; give more walkers")
+        elif not bool((relaxed & clear)[b, :-1].any(0)[open_axes].all()):
+            reasons.append("a slope is uncertain by more than 10%; give more walkers")
         else:
-            reasons.append("the slope is still falling; give more time")
+            reasons.append("a slope is still falling; give more time")
     return first, tuple(reasons)

@@ -33,7 +33,8 @@ def merge(sources: list[Path], out: Path) -> int:
     """
     data = open_dataset(list(sources))
     files.claim_folder(out, "merge", _Merge(sources=tuple(str(source) for source in sources)))
-    shards = [shard for source in sources for shard in sorted(source.glob("shard-*.h5"))]
+    shards = [shard for s in sources for shard in (sorted(s.glob("shard-*.h5")) if s.is_dir() else [s])]
+    (out / "dataset.json").unlink(missing_ok=True)
     for old in out.glob("shard-*.h5"):
         old.unlink()
     for number, shard in enumerate(shards):

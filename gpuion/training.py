@@ -7,6 +7,7 @@ global batch is cut into one slice a rank: one process and many take the same pa
 """
 
 import dataclasses
+import io
 import json
 import math
 import pickle
@@ -186,8 +187,10 @@ def save_checkpoint(path: Path, net: Surrogate, meta: dict[str, Any], **progress
         "format": _FORMAT, "version": _VERSION, "arguments": net.arguments, "weights": net.state_dict(),
         "meta": json.loads(json.dumps(meta)), "progress": progress,  # torch's version is not a plain str
     }  # fmt: skip
+    buffer = io.BytesIO()  # torch.save itself turns a full disk into an error of its own making
+    torch.save(content, buffer)
     with files.atomic(path) as partial:
-        torch.save(content, partial)
+        partial.write_bytes(buffer.getvalue())
 
 
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:

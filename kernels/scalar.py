@@ -191,7 +191,7 @@ def fill(
     ids: Tensor, slabs: Tensor, n_particles: int, seed: int, box: float, diameter: float,
     distance: tuple[float, float], gap: float, axes: Tensor, patience: int, max_draws: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Return sphere centres float32 [B, N, 3] and how many were placed, int64 [B]; twin of `packing.fill`."""
+    """Return sphere centres float32 [B, N, 3] and how many were placed, int64 [B]; twin of `packing.fill_batch`."""
     centers = torch.zeros(len(ids), n_particles, 3)
     placed = torch.zeros(len(ids), dtype=torch.int64)
     keys = np.uint32(seed & 0xFFFFFFFF), np.uint32((seed >> 32) & 0xFFFFFFFF)

@@ -52,7 +52,7 @@ def attempt(word, x, y, z, dx, dy, dz, leave, hops, p_labels, p_leave, p_enter, 
 @triton.jit
 def walk_kernel(
     labels, leave_table, enter_table, start, quads, ids, displacement, hops_made,
-    key0, key1, X, Y, Z, W, T, BLOCK: tl.constexpr,
+    keys, X, Y, Z, W, T, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Walk BLOCK walkers of one structure through all checkpoints, `quads[b]` · 4 attempts to each."""
     i_b = tl.program_id(1)
@@ -74,10 +74,12 @@ def walk_kernel(
     structure = tl.zeros([BLOCK], tl.uint32) + tl.load(ids + i_b).to(tl.uint32)
     stream = tl.full([BLOCK], _HOP, tl.uint32)
     n_quads = tl.load(quads + i_b)
+    key0 = tl.load(keys).to(tl.uint32)
+    key1 = tl.load(keys + 1).to(tl.uint32)
     counter = tl.zeros([BLOCK], tl.uint32)
     for i_t in range(T):
         for _ in range(n_quads):
-            w0, w1, w2, w3 = philox(counter, walker, structure, stream, key0.to(tl.uint32), key1.to(tl.uint32))
+            w0, w1, w2, w3 = philox(counter, walker, structure, stream, key0, key1)
             x, y, z, dx, dy, dz, leave, hops = attempt(
                 w0, x, y, z, dx, dy, dz, leave, hops, p_labels, p_leave, p_enter, X, Y, Z, m_w
             )
@@ -127,25 +129,12 @@ def walk(
     W, T = start.shape[1], checkpoints
     displacement = torch.empty((B, T, W, 3), dtype=torch.int32, device=labels.device)
     hops = torch.empty((B, W), dtype=torch.int32, device=labels.device)
-    keys = [seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF]
+    keys = torch.tensor([seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF], device=labels.device)
     block = 128  # one walker a lane of four warps
-    walk_kernel[(triton.cdiv(W, block), B)](
-        labels,
-        leave,
-        enter,
-        start,
-        quads,
-        ids,
-        displacement,
-        hops,
-        *keys,
-        X,
-        Y,
-        Z,
-        W,
-        T,
-        BLOCK=block,
-        num_warps=4,
-        enable_fp_fusion=False,  # the twin does not fuse
-    )
+    grid = (triton.cdiv(W, block), B)
+    with torch.cuda.device_of(labels):
+        walk_kernel[grid](
+            labels, leave, enter, start, quads, ids, displacement, hops, keys, X, Y, Z, W, T, BLOCK=block,
+            num_warps=4, enable_fp_fusion=False,  # the twin does not fuse
+        )  # fmt: skip
     return displacement, hops

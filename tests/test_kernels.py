@@ -33,7 +33,7 @@ def test_walk_interpreted():
     run_interpreted("walk_equality.py")
 
 
-def compile_walk(capability):
+def compile_walk(capability, ones=""):
     """Compile the walk for a GPU that need not be here; return its assembly and ptxas's account of it."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -42,8 +42,10 @@ def compile_walk(capability):
 
     pointers = {"labels": "*u8", "leave_table": "*fp32", "enter_table": "*fp32", "start": "*i32", "quads": "*i32"}
     pointers |= {"ids": "*i64", "displacement": "*i32", "hops_made": "*i32"}
-    scalars = {"key0": "i64", "key1": "i64", **dict.fromkeys("XYZWT", "i32"), "BLOCK": "constexpr"}
-    source = ASTSource(walk_kernel, {**pointers, **scalars}, constexprs={"BLOCK": 128})
+    pointers["keys"] = "*i64"
+    ones = dict.fromkeys(ones, 1)  # a launch compiles an argument of 1 as a constant
+    scalars = {**dict.fromkeys("XYZWT", "i32"), "BLOCK": "constexpr", **dict.fromkeys(ones, "constexpr")}
+    source = ASTSource(walk_kernel, {**pointers, **scalars}, constexprs={"BLOCK": 128, **ones})
     return triton.compile(
         source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 4, "enable_fp_fusion": False}
     )
@@ -100,6 +102,11 @@ REGISTERS = 40
 
 INSTRUCTIONS = 70
 """Instructions an attempt: a quarter of Philox, direction and wrap, look-ups, decision and move; 68 measured."""
+
+
+@pytest.mark.parametrize("ones", ["X", "YZ", "WT", "XYZWT"])
+def test_walk_compiles_for_sizes_of_one(ones):
+    assert "cubin" in compile_walk(90, ones).asm
 
 
 @pytest.mark.gpu
