@@ -29,8 +29,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install -q -c constraints.txt -e '.[plot,test]'
 	touch $@
 
-# Place and solve; learn; anneal and solve again; learn from that; anneal once more; show. Each stage can be stopped and
-# goes on where it was.
+# Place and solve; learn; anneal and solve again; learn from that; anneal once more; take the last steps on the exact
+# solver; show. Each stage can be stopped and goes on where it was.
 LAPTOP := --preset laptop
 
 demo: install
@@ -43,7 +43,9 @@ demo: install
 	  --checkpoint $(DEMO)/model-1/surrogate.pt --epochs 60 --learning-rate 5e-3
 	$(BIN)/python anneal.py $(LAPTOP) --data $(DEMO)/dataset $(DEMO)/round-1 \
 	  --checkpoint $(DEMO)/model-2/surrogate.pt --out $(DEMO)/round-2 --seed 1
-	$(BIN)/python -m gpuion.dataset merge $(DEMO)/round-1 $(DEMO)/round-2 --out $(DEMO)/annealed
+	$(BIN)/python anneal.py $(LAPTOP) --data $(DEMO)/dataset $(DEMO)/round-1 $(DEMO)/round-2 --score exact \
+	  --chains 4 --cycles 6 --steps 10 --temperature 2e-4 --relabel 0 --out $(DEMO)/polish --seed 2
+	$(BIN)/python -m gpuion.dataset merge $(DEMO)/round-1 $(DEMO)/round-2 $(DEMO)/polish --out $(DEMO)/annealed
 	cp $(DEMO)/model-2/surrogate.pt $(DEMO)/surrogate.pt
 	$(BIN)/python -m gpuion.report $(DEMO)
 

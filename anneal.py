@@ -6,6 +6,7 @@
 The chains' best structures and others that they visited, uniform in predicted D* beyond the data's extreme,
 go to the exact solver and into shards: `train.py --data runs/data runs/annealed` learns from both. Stopped,
 the same command goes on from the last whole cycle and shard. summary.json and traces.json say how it went.
+With --score exact the chains go by the exact solver itself: slow, for the last steps of the best ones.
 """
 
 import dataclasses
@@ -25,9 +26,8 @@ from gpuion.config import option, parse
 from gpuion.dataset import write_shard, write_summary
 from gpuion.distributed import World, start
 from gpuion.errors import CheckpointError, ConfigError, run_script
-from gpuion.relabel import Selection, compare, join, relabel, select
+from gpuion.relabel import Selection, compare, exact_score, join, relabel, select, surrogate_score
 from gpuion.training import metrics
-from gpuion.voxels import voxelize
 
 CYCLES = {"max": 50, "min": 100}  # the paper's
 FRESH = 2**31  # added to a chain's id for the id of its start structure, which then is none of the data's
@@ -47,6 +47,7 @@ class Config:
     steps: int = option(2500, "moves proposed a cycle and chain")
     temperature: float = option(9.8e-3, "temperature of the first cycle, in units of D*")
     cooling: float = option(0.9, "factor on the temperature from cycle to cycle")
+    score: str = option("surrogate", "what to anneal on: surrogate or exact solve", choices=("surrogate", "exact"))
     start: str = option("random", "fresh random structures, or the data's extremes", choices=("random", "data"))
     relabel: int = option(200, "visited structures a direction to label besides the chains' best")
     relabel_min: int | None = option(None, "the same downwards, if it is another number")
@@ -69,8 +70,11 @@ def main() -> None:
     config = parse(Config, Path(__file__).parent, __doc__ or "")
     check(config)
     world = start(config.device)
-    data, net = gpuion.open_dataset(config.data), gpuion.load_surrogate(config.checkpoint, world.device)
-    check_fit(config, net.meta, data)
+    data, net = gpuion.open_dataset(config.data), None
+    if config.score == "surrogate":
+        net = gpuion.load_surrogate(config.checkpoint, world.device)
+        check_fit(config, net.meta, data)
+    check_starts(config, data)
     files.claim_folder(config.out, "anneal", config, world)
     for direction in config.directions:
         run(config, world, data, net, direction)
@@ -90,7 +94,7 @@ def main() -> None:
 
 def check(config: Config) -> None:
     """Refuse what cannot be done before any work."""
-    if not config.data or not config.checkpoint:
+    if not config.data or (config.score == "surrogate" and not config.checkpoint):
         raise ConfigError("give --data FOLDER (of simulate.py) and --checkpoint FILE (of train.py)")
     for name, least in {"chains": 1, "relabel": 0, "relabel_min": 0, "batch": 1, "seed": 0}.items():
         if getattr(config, name) is not None and getattr(config, name) < least:
@@ -105,8 +109,6 @@ def check(config: Config) -> None:
 
 def check_fit(config: Config, meta: dict[str, Any], data: gpuion.Dataset) -> None:
     """Refuse a checkpoint of other structures than the data's, unless forced."""
-    if config.start == "data" and config.chains > len(data):
-        raise ConfigError(f"chains = {config.chains} exceeds the {len(data)} structures of the data to start from")
     here = {"box": data.box, "diameter": data.diameter, "d_reference": data.d_reference}
     for name, value in {**here, "n_particles": data.centers.shape[1]}.items():
         if abs(meta[name] - value) > 1e-6 * value and not config.force:
@@ -116,7 +118,13 @@ def check_fit(config: Config, meta: dict[str, Any], data: gpuion.Dataset) -> Non
             )
 
 
-def run(config: Config, world: World, data: gpuion.Dataset, net: gpuion.Surrogate, direction: str) -> None:
+def check_starts(config: Config, data: gpuion.Dataset) -> None:
+    """Refuse more chains than there are structures to start from."""
+    if config.start == "data" and config.chains > len(data):
+        raise ConfigError(f"chains = {config.chains} exceeds the {len(data)} structures of the data to start from")
+
+
+def run(config: Config, world: World, data: gpuion.Dataset, net: gpuion.Surrogate | None, direction: str) -> None:
     """Anneal this rank's chains in a direction; leave their state in a file."""
     path = config.out / f"state-{direction}-{world.rank}of{world.size}.pt"
     for other in config.out.glob("state-*.pt"):
@@ -128,14 +136,7 @@ def run(config: Config, world: World, data: gpuion.Dataset, net: gpuion.Surrogat
         return  # more processes than chains
     state = load_state(path, world.device) if path.exists() else None
     done, cycles = 0 if state is None else state.cycles, config.directions[direction]
-    voxels = round(net.meta["voxels"] * data.box / net.meta["box"])
-
-    def score(centers: Tensor) -> Tensor:
-        # Always whole batches: in batches of one size a structure's D* has the same bits wherever it stands.
-        filled = torch.cat([centers, centers[:1].expand(-len(centers) % config.batch, -1, -1)])
-        images = (voxelize(c, box=data.box, diameter=data.diameter, voxels=voxels) for c in filled.split(config.batch))
-        return torch.cat([net(image) for image in images])[: len(centers)]
-
+    score = exact_score(data, config.tolerance) if net is None else surrogate_score(net, data, config.batch)
     proposals, began = config.steps * len(ids), time.perf_counter()
     with tqdm(
         total=cycles * proposals, initial=done * proposals, desc=direction, unit=" proposals",

@@ -1,10 +1,10 @@
-"""Which of the structures that annealing met are worth an exact label, and that label.
+"""What annealing goes by, which of the structures that it met are worth an exact label, and that label.
 
 Legend: C chains, S visited structures a chain, M structures to choose from, n chosen ones, N particles.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from gpuion.annealing import AnnealResult
 from gpuion.dataset import Dataset
 from gpuion.kernels.reference import Stream, philox
 from gpuion.labeling import label
+from gpuion.surrogate import Surrogate
+from gpuion.voxels import voxelize
 
 _BINS = 32  # of pick_uniform
 
@@ -81,6 +83,31 @@ def join(parts: Sequence[Selection]) -> Selection:
         family=np.concatenate([part.family for part in parts]),
         **{name: torch.cat([getattr(part, name).cpu() for part in parts]) for name in tensors},
     )
+
+
+def surrogate_score(net: Surrogate, like: Dataset, batch: int) -> Callable[[Tensor], Tensor]:
+    """Return a score centers [C, N, 3] → D* [C] of a surrogate.
+
+    It is always given whole batches: in batches of one size a structure's D* has the same bits wherever it stands.
+    """
+    voxels = round(net.meta["voxels"] * like.box / net.meta["box"])
+
+    def score(centers: Tensor) -> Tensor:
+        filled = torch.cat([centers, centers[:1].expand(-len(centers) % batch, -1, -1)])
+        images = (voxelize(c, box=like.box, diameter=like.diameter, voxels=voxels) for c in filled.split(batch))
+        return torch.cat([net(image) for image in images])[: len(centers)]
+
+    return score
+
+
+def exact_score(like: Dataset, tolerance: float) -> Callable[[Tensor], Tensor]:
+    """Return a score centers [C, N, 3] → D* [C] of the exact solver: a second for a handful, so for short runs."""
+
+    def score(centers: Tensor) -> Tensor:
+        setting = {name: getattr(like, name) for name in ("box", "diameter", "sites_per_voxel", "model")}
+        return label(centers, **setting, tolerance=tolerance).diffusivity.mean(-1).to(centers.device) / like.d_reference
+
+    return score
 
 
 def relabel(

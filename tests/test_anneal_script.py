@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import gpuion
+from gpuion import relabel
 from gpuion.dataset import write_shard, write_summary
 from gpuion.errors import CheckpointError, ConfigError
 from gpuion.labeling import label
@@ -208,3 +209,34 @@ def test_the_script_says_in_one_line_what_is_missing():
     assert done.stderr.strip().splitlines() == [
         "error: give --data FOLDER (of simulate.py) and --checkpoint FILE (of train.py)"
     ]
+
+
+def test_on_the_exact_solver_what_is_predicted_is_exact(go, data):
+    out = go(
+        "--score", "exact", "--checkpoint", "", "--cycles", "2", "--steps", "8", "--start", "data", "--relabel", "0"
+    )
+    found, start = gpuion.open_dataset(out), gpuion.open_dataset(data)
+    # Both are solves of the same labels to a relative 1e-2, the one alone and the other among chains: equal bits.
+    assert torch.allclose(found.predicted, found.d_star, rtol=1e-6)
+    rising = torch.from_numpy(found.family == "annealed-max")
+    assert float(found.d_star[rising].max()) >= float(start.d_star.max()) * 0.99
+    assert float(found.d_star[~rising].min()) <= float(start.d_star.min()) * 1.01
+    assert not torch.equal(found.d_star[rising].sort().values, start.d_star.sort().values[-2:])
+
+
+def test_a_chain_on_a_real_network_is_the_same_alone_and_among_others(data):
+    torch.manual_seed(0)
+    like = gpuion.open_dataset(data)
+    net = gpuion.Surrogate(pool=2).eval()
+    net.meta = {"box": BOX, "voxels": 12}
+    score = relabel.surrogate_score(net, like, batch=4)
+    setting = {"box": BOX, "diameter": DIAMETER, "cycles": 2, "steps": 60, "seed": 5}
+    threads = torch.get_num_threads()
+    together = gpuion.anneal(score, like.centers, ids=range(6), **setting)
+    try:
+        torch.set_num_threads(1)
+        alone = gpuion.anneal(score, like.centers[4:5], ids=[4], **setting)
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(together.best_score[4:5], alone.best_score)
+    assert torch.equal(together.visited[4:5], alone.visited)

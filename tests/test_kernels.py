@@ -100,8 +100,8 @@ def test_walk_compiles_within_its_budget(capability, tmp_path):
 REGISTERS = 40
 """Eight blocks of 128 threads would run beside each other at 64 registers; 40 leaves 12."""
 
-INSTRUCTIONS = 70
-"""Instructions an attempt: a quarter of Philox, direction and wrap, look-ups, decision and move; 68 measured."""
+INSTRUCTIONS = 72
+"""Instructions an attempt: a quarter of Philox, direction and wrap, look-ups, decision and move; 68 to 71 measured."""
 
 
 @pytest.mark.parametrize("ones", ["X", "YZ", "WT", "XYZWT"])
