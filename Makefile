@@ -44,7 +44,7 @@ demo: install
 	$(BIN)/python anneal.py $(LAPTOP) --data $(DEMO)/dataset $(DEMO)/round-1 \
 	  --checkpoint $(DEMO)/model-2/surrogate.pt --out $(DEMO)/round-2 --seed 1
 	$(BIN)/python anneal.py $(LAPTOP) --data $(DEMO)/dataset $(DEMO)/round-1 $(DEMO)/round-2 --score exact \
-	  --chains 4 --cycles 6 --steps 10 --temperature 2e-4 --relabel 0 --out $(DEMO)/polish --seed 2
+	  --chains 4 --cycles 15 --steps 10 --temperature 5e-5 --relabel 0 --out $(DEMO)/polish --seed 2
 	$(BIN)/python -m gpuion.dataset merge $(DEMO)/round-1 $(DEMO)/round-2 $(DEMO)/polish --out $(DEMO)/annealed
 	cp $(DEMO)/model-2/surrogate.pt $(DEMO)/surrogate.pt
 	$(BIN)/python -m gpuion.report $(DEMO)
