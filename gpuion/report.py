@@ -197,9 +197,11 @@ def _annealing(run: Run) -> str:
         images += _figure(figure, f"acceptance in {name}", "narrow")
     if not images:
         return ""
+    exact = [name for name, made in run.made.items() if made.get("config", {}).get("score") == "exact"]
+    last = f" In {', '.join(exact)} the chains went by the exact solver, not by the network." if exact else ""
     return (
         f'<section><h2>Annealing</h2><div class="pairs">{images}</div><p class="soft">One line a chain, at the end of '
-        "each cycle. The temperature falls from cycle to cycle.</p></section>\n"
+        f"each cycle. The temperature falls from cycle to cycle.{last}</p></section>\n"
     )
 
 
