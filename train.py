@@ -6,7 +6,7 @@
 
 Each folder is split 60/20/20. The first folder's test part is the test set, whatever else is added and whatever
 the seed; the others' training and validation parts join in, their test parts are measured apart. Run again after
-a stop, the same command goes on from the last epoch and ends with the same weights.
+a stop, the same command goes on from the last epoch and ends, on a CPU with as many threads, with the same weights.
 """
 
 import dataclasses

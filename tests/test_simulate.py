@@ -199,7 +199,7 @@ def test_both_methods_agree_and_are_stored(run, capsys):
     assert data.converged_kmc.sum() >= 3
     z = (data.diffusivity_kmc - data.diffusivity) / data.standard_error_kmc.hypot(data.standard_error)
     assert z[data.converged_kmc].abs().max() < 5
-    assert "|z| > 4 between walk and exact solve:" in table
+    assert "|z| > 4 between settled walk and exact solve:" in table
     assert [line.split()[0] for line in table.splitlines() if "0." in line and "/s" not in line] == [
         "chained", "gapped", "random", "all",
     ]  # fmt: skip

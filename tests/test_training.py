@@ -262,7 +262,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path):
     flags = ["--data", data, "--epochs", 12]
     script(*flags, "--out", whole)
     command = [sys.executable, str(ROOT / "train.py"), *map(str, flags), "--out", str(cut), *SMALL]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while not (cut / "last.pt").exists() and process.poll() is None:
             time.sleep(0.005)
@@ -303,10 +303,10 @@ def test_retraining_keeps_test_set_and_reference(tmp_path):
     ("change", "flags", "message"),
     [
         ({"n": 4}, [], "5 structures or more"),
-        ({"box": 16.0}, [], "16 voxels are not"),
+        ({"box": 16.0}, [], "must cut 16 voxels"),
         ({}, ["--data", "nowhere"], "nowhere"),
         ({}, ["--epochs", "0"], "epochs must be at least 1"),
-        ({}, ["--voxels", "16"], "16 voxels are not"),
+        ({}, ["--voxels", "16"], "must cut 16 voxels"),
         ({}, ["--learning-rate", "nan"], "learning_rate"),
         ({}, ["--checkpoint", "nowhere.pt"], "no checkpoint nowhere.pt"),
         ({}, ["--boundary", "open"], "boundary must be one of"),
