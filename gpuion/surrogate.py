@@ -3,6 +3,7 @@
 Legend: B structures, C channels, V voxels along an edge, G cells along an edge after pooling.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -25,8 +26,9 @@ _TILES = 3
 class Surrogate(nn.Module):
     """A network from the image of a structure to its D*.
 
-    `periodic` has kernels tied by the cube's 48 symmetries, circular padding and global average pooling: its
-    answer does not change when the cell is turned or mirrored, and it takes any cell that its window divides.
+    `periodic` has kernels tied by the cube's 48 symmetries, circular padding and global average pooling, and beside
+    them the image's radial power spectrum: its answer does not change when the cell is turned or mirrored, and it
+    takes any cell that its window divides.
     It predicts log D*, so that its D* is positive.
     `tiled` is the network of Kadulkar, Howard, Truskett and Ganesan (J. Phys. Chem. B 2021): the image
     repeated 3×3×3, four blocks of 3×3×3 convolution, ReLU and average pooling, two fully connected layers.
@@ -174,15 +176,58 @@ class TiedConv(nn.Module):
         return functional.conv3d(functional.pad(x, (1,) * 6, mode="circular"), kernel, self.bias)
 
 
+class RadialSpectrum(nn.Module):
+    """The logarithm of an image's power spectrum, averaged over shells of equal |k|.
+
+    It tells pair distances to a voxel, which the pooled cells do not, and no symmetry of the cube, no shift and no
+    repetition of the cell changes it. Shells lie 2π/50 apart in units of 1/voxel, up to 2π/2.5, whatever the cell.
+    """
+
+    SHELLS = 20
+    _SPAN = 50.0  # voxels
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._weights: dict[tuple[int, torch.device, torch.dtype], tuple[int, Tensor]] = {}
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return [B, SHELLS] of images [B, 1, V, V, V]."""
+        V = image.shape[-1]
+        top, shells = self._shells(V, image)
+        parts = image[:, 0].split(len(image) if image.is_cuda else 1)  # MKL's batches round otherwise than single ones
+        waves = torch.cat([torch.fft.rfftn(part, dim=(-3, -2, -1))[..., : top + 1] for part in parts])
+        low = torch.cat([waves[:, : top + 1], waves[:, V - top :]], 1)
+        low = torch.cat([low[:, :, : top + 1], low[:, :, V - top :]], 2)
+        power = (low.real.square() + low.imag.square()) / V**3
+        return (power.flatten(1) @ shells + 1e-6).log()
+
+    def _shells(self, V: int, like: Tensor) -> tuple[int, Tensor]:
+        """Return the highest wave number along an axis, and each kept wave's weight in each shell."""
+        key = (V, like.device, like.dtype)
+        if key not in self._weights:
+            top = min((V - 1) // 2, math.ceil((self.SHELLS + 1) * V / self._SPAN))
+            n = torch.cat([torch.arange(top + 1), torch.arange(-top, 0)]).double()
+            size = (n[:, None, None] ** 2 + n[:, None] ** 2 + n[: top + 1] ** 2).sqrt() * (self._SPAN / V)
+            shell = torch.arange(1, self.SHELLS + 1, dtype=torch.float64)
+            share = (1 - (size.flatten()[:, None] - shell).abs()).clamp_min(
+                0
+            )  # a wave between two shells counts in both
+            share *= (1 + (n[: top + 1] > 0).double()).repeat(len(n) ** 2)[:, None]  # for its conjugate, too
+            waves = 4 * math.pi * (shell**2 + 1 / 6) * (V / self._SPAN) ** 3  # a shell's, were they a continuum
+            self._weights[key] = top, (share / waves).to(like.device, like.dtype)
+        return self._weights[key]
+
+
 class _CubeBody(nn.Module):
-    """Average pooling, tied periodic convolutions, and the mean of every channel after each of them."""
+    """The radial spectrum; average pooling, tied periodic convolutions, and every channel's mean after each of them."""
 
     def __init__(self, widths: Sequence[int], pool: int) -> None:
         super().__init__()
         self.pool = pool
         channels = [1, *widths]
         self.convolutions = nn.ModuleList(TiedConv(a, b) for a, b in pairwise(channels))
-        self.features = sum(widths)
+        self.spectrum = RadialSpectrum()
+        self.features = sum(widths) + RadialSpectrum.SHELLS
         self.norm = FeatureNorm(self.features)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -194,7 +239,7 @@ class _CubeBody(nn.Module):
         cells = image.reshape(-1, V // k, k, V, V).sum(2).view(-1, V // k, V // k, k, V).sum(3)
         share = cells.view(-1, 1, V // k, V // k, V // k, k).sum(-1) / k**3  # of each cell, inside a sphere
         x = (share - 0.1) / 0.2  # mean and deviation at a volume fraction of 0.1; the layers adapt to others
-        means = []
+        means = [self.spectrum(image)]
         for convolution in self.convolutions:
             x = convolution(x).relu()
             means.append(x.mean((2, 3, 4)))

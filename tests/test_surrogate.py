@@ -1,10 +1,11 @@
+import math
 from itertools import permutations, product
 
 import pytest
 import torch
 
 import gpuion
-from gpuion.surrogate import FeatureNorm, TiedConv
+from gpuion.surrogate import FeatureNorm, RadialSpectrum, TiedConv
 
 
 @pytest.fixture(autouse=True)
@@ -161,3 +162,16 @@ def test_bad_arguments():
         gpuion.Surrogate()(torch.zeros(1, 15, 15, 15))
     with pytest.raises(ValueError, match="images of 16 voxels"):
         gpuion.Surrogate("zero", voxels=16)(images(1, 32))
+
+
+def test_radial_spectrum_of_a_plane_wave():
+    """n waves along each of two axes have all their power, V³ / 4 each way, at |k| = 2π√2 n / V."""
+    V, n = 50, 3
+    x = torch.arange(V, dtype=torch.float64)
+    image = torch.cos(2 * math.pi * n * (x[:, None] + x) / V).expand(V, V, V)[None, None]
+    spectrum = RadialSpectrum()(image)[0].exp() - 1e-6
+    expected = torch.zeros(RadialSpectrum.SHELLS, dtype=torch.float64)
+    place = math.sqrt(2) * n  # between shells 4 and 5
+    for shell in (4, 5):
+        expected[shell - 1] = 2 * V**3 / 4 * (1 - abs(place - shell)) / (4 * math.pi * (shell**2 + 1 / 6))
+    assert torch.allclose(spectrum, expected, rtol=1e-10, atol=1e-12)
