@@ -7,7 +7,6 @@ flags. A TOML file has a table `[system]` that all scripts share and one table a
 import argparse
 import dataclasses
 import difflib
-import sys
 import tomllib
 import types
 import typing
@@ -15,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from gpuion.errors import ConfigError
+from gpuion.errors import ConfigError, fail
 
 C = TypeVar("C")
 
@@ -32,15 +31,19 @@ def option(default: Any, text: str, **metadata: Any) -> Any:
     return dataclasses.field(default=default, metadata={"help": text, **metadata})
 
 
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line that names the nearest flag."""
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line that names the nearest flag, and exit code 2."""
+
+    def __init__(self, **options: Any) -> None:
+        plain: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+        super().__init__(**(plain | options))
 
     def error(self, message: str) -> NoReturn:
+        """Say what is wrong and exit."""
         if "unrecognized arguments:" in message:
             given = next((word for word in message.split() if word.startswith("-")), "")
-            message += _nearest(given.split("=")[0], self._option_string_actions)
-        print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
-        sys.exit(2)
+            message += _nearest(given.split("=")[0], _flags(self))
+        fail(f"{message} (see {self.prog} --help)", 2)
 
 
 def parse(cls: type[C], root: Path, doc: str, argv: list[str] | None = None) -> C:
@@ -51,7 +54,7 @@ def parse(cls: type[C], root: Path, doc: str, argv: list[str] | None = None) -> 
     ConfigError
         For an unknown preset, an unreadable file, an unknown key or a value of the wrong type.
     """
-    parser = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = Parser(description=doc)
     parser.add_argument("--preset", help="a file of configs/ without its ending: laptop, paper")
     parser.add_argument("--config", type=Path, help="a TOML file of the same form, read after the preset")
     for field, kind in _fields(cls):
@@ -76,6 +79,13 @@ def read_preset(root: Path, preset: str, script: str, cls: type) -> dict[str, An
     if preset not in known:
         raise ConfigError(f"preset {preset!r} is unknown; there are {', '.join(known) or 'none'}")
     return _read(root / "configs" / f"{preset}.toml", script, cls)
+
+
+def _flags(parser: argparse.ArgumentParser) -> list[str]:
+    """Return the flags of a parser and of its commands."""
+    own = list(vars(parser)["_option_string_actions"])
+    commands = [action.choices for action in vars(parser)["_actions"] if isinstance(action.choices, dict)]
+    return [*own, *(flag for names in commands for command in names.values() for flag in _flags(command))]
 
 
 def _fields(cls: type) -> list[tuple[Any, Any]]:

@@ -36,6 +36,14 @@ class World:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def total(self, number: int) -> int:
+        """Return the sum of a number over the ranks."""
+        if self.size == 1:
+            return number
+        box = torch.tensor(number, device=self.device)
+        dist.all_reduce(box)
+        return int(box)
+
     def close(self) -> None:
         """Leave the process group."""
         if self.size > 1:
@@ -74,3 +82,20 @@ def start(device: str = "auto") -> World:
         patience = dt.timedelta(hours=24)  # ranks that resume with less to do wait for the others at the end
         dist.init_process_group(backend, timeout=patience, device_id=chosen if chosen.type == "cuda" else None)
     return World(rank=rank, size=size, device=chosen)
+
+
+def is_first_to_say(line: str) -> bool:
+    """Return whether no other rank asked this about `line` before.
+
+    Ranks need not have met: they ask the store that torchrun keeps. Where it does not answer, everyone is the first.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return True
+    try:
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        patience = dt.timedelta(seconds=10)
+        store = dist.TCPStore(host, port, is_master=False, timeout=patience, wait_for_workers=False)
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        return store.add(f"gpuion/{attempt}/{line}", 1) == 1
+    except (KeyError, ValueError, RuntimeError):
+        return True

@@ -1,10 +1,15 @@
-"""What can go wrong, and how a script says so in one line."""
+"""What can go wrong, and how a script says so in one line.
+
+Needs the standard library alone: scripts import it before torch, which takes seconds to load.
+"""
 
 import errno
+import os
 import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
+from typing import NoReturn
 
 
 class GpuionError(Exception):
@@ -27,33 +32,90 @@ class CheckpointError(GpuionError, ValueError):
     """A checkpoint that is missing, damaged or of another model."""
 
 
+_STOPS = (signal.SIGINT, signal.SIGTERM)
+_STOPPED = "stopped; what was finished is kept, and the same command goes on from there\n"
+_NO_ROOM = {
+    errno.ENOSPC: "the disk is full; free some space and run the same command again to go on",
+    errno.EDQUOT: "the disk quota is used up; free some space and run the same command again to go on",
+    errno.EFBIG: "a file met the limit on its size; raise it (ulimit -f) and run the same command again to go on",
+}
+_MEMORY = ("out of memory", "can't allocate memory")  # of a GPU, of a CPU
+_PEER = ("Connection closed by peer", "Connection reset by peer")  # gloo's words; NCCL's process is killed by torchrun
+_told: list[str] = []  # the line about a stop, once it is out
+
+
+def expect_stops() -> None:
+    """Make SIGINT and SIGTERM end this process at once, in one line: while modules load there is nothing to tidy."""
+    for number in _STOPS:
+        signal.signal(number, _end)
+
+
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's main function; end with one clear line and an exit code instead of a traceback.
 
-    Exit codes: 0 done, 1 an error the message explains, 130 stopped by SIGINT or SIGTERM.
+    Exit codes: 0 done, 1 an error the message explains, 130 stopped by SIGINT or SIGTERM. Of several ranks under
+    torchrun, rank 0 alone says that it was stopped, and an error that many meet is said by one.
     """
-
-    def stop(_signum: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.getsignal(number) for number in _STOPS}
     try:
+        for number in _STOPS:
+            signal.signal(number, _interrupt)
         main()
+        sys.stdout.flush()
     except KeyboardInterrupt:
-        _leave("stopped; what was finished is kept, and the same command goes on from there", 130)
+        _quiet_stdout()
+        _tell_stop()
+        sys.exit(130)
     except (GpuionError, ValueError) as error:
-        _leave(f"error: {' '.join(str(error).split())}", 1)
+        fail(str(error))
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            _leave("error: the disk is full; free some space and run the same command again to go on", 1)
-        _leave(f"error: {error}", 1)
+        fail(_NO_ROOM.get(error.errno or 0, str(error)))
     except RuntimeError as error:
-        if not any(words in str(error) for words in ("out of memory", "can't allocate memory")):  # GPU, CPU
+        if any(words in str(error) for words in _MEMORY):
+            fail(f"{str(error).splitlines()[0]}; use a smaller batch")
+        if not any(words in str(error) for words in _PEER):
             raise
-        _leave(f"error: {str(error).splitlines()[0]}; use a smaller batch", 1)
+        fail("another process of this run ended early and says why; the same command goes on from what was finished")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _leave(message: str, code: int) -> None:
-    sys.stdout.flush()
-    print(message, file=sys.stderr, flush=True)
+def fail(message: str, code: int = 1) -> NoReturn:
+    """Say in one line what is wrong, unless another rank just said the same, and exit."""
+    expect_stops()  # torchrun stops the others once one has failed: that is no error of this one
+    _quiet_stdout()
+    line = f"error: {' '.join(message.split())}"
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        print(line, file=sys.stderr, flush=True)
+    else:
+        from gpuion.distributed import is_first_to_say
+
+        if is_first_to_say(line):
+            print(f"{line} [rank {os.environ.get('RANK', '?')}]", file=sys.stderr, flush=True)
     sys.exit(code)
+
+
+def _interrupt(_signum: int, _frame: FrameType | None) -> None:
+    """Unwind, so that half-written files go; a second signal, as of terminal and torchrun both, ends at once."""
+    expect_stops()
+    raise KeyboardInterrupt
+
+
+def _end(_signum: int, _frame: FrameType | None) -> None:
+    _tell_stop()
+    os._exit(130)
+
+
+def _tell_stop() -> None:
+    if not _told and os.environ.get("RANK", "0") == "0":
+        _told.append(_STOPPED)
+        os.write(2, _STOPPED.encode())  # print is not safe in a signal handler
+
+
+def _quiet_stdout() -> None:
+    """Flush what was printed; if nobody can take it, drop it, else Python complains on its way out."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,12 +4,12 @@ python -m gpuion.dataset info runs/data
 python -m gpuion.dataset merge runs/round-1 runs/round-2 --out runs/annealed
 """
 
-import argparse
 import dataclasses
 import shutil
 from pathlib import Path
 
 from gpuion import files
+from gpuion.config import Parser
 from gpuion.dataset import open_dataset, write_summary
 from gpuion.errors import run_script
 
@@ -58,8 +58,7 @@ def info(source: Path) -> None:
 
 def main() -> None:
     """Read the command line and do as it says."""
-    parser = argparse.ArgumentParser(prog="python -m gpuion.dataset", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog="python -m gpuion.dataset", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     shown = commands.add_parser("info", help="say what a data set holds")
     shown.add_argument("source", type=Path)

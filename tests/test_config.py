@@ -1,15 +1,11 @@
 import dataclasses
-import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gpuion import files
 from gpuion.config import option, parse
-from gpuion.distributed import World
 from gpuion.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -147,110 +143,6 @@ def test_help_shows_flags_and_defaults(run, capsys):
     text = capsys.readouterr().out
     assert "edge (default: 50.0)" in text
     assert "--ranges" not in text
-
-
-def test_a_folder_remembers_its_run(tmp_path):
-    home = tmp_path / "a" / "b"
-    files.claim_folder(home, "simulate", Config(seed=1))
-    (home / "shard").write_text("x")
-    files.claim_folder(home, "simulate", Config(seed=1, out=home))  # out is not part of what a run is
-    with pytest.raises(ConfigError, match="holds a run with seed = 1, this one has 2; choose another --out"):
-        files.claim_folder(home, "simulate", Config(seed=2))
-    with pytest.raises(ConfigError, match="holds a run of simulate, not of train"):
-        files.claim_folder(home, "train", Config(seed=1))
-    (home / "run.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"run\.json is damaged"):
-        files.claim_folder(home, "simulate", Config(seed=1))
-    (home / "run.json").unlink()
-    with pytest.raises(ConfigError, match="not empty and holds no gpuion run"):
-        files.claim_folder(home, "simulate", Config(seed=1))
-
-
-def test_what_a_killed_run_left_is_removed(tmp_path):
-    (tmp_path / ".run.json.77.partial").write_text("{")  # killed while it claimed the folder
-    files.claim_folder(tmp_path, "simulate", Config())
-    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
-    (tmp_path / ".shard.h5.77.partial").write_text("x")
-    files.claim_folder(tmp_path, "simulate", Config())
-    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
-
-
-def test_all_ranks_learn_that_the_folder_is_taken(tmp_path, monkeypatch):
-    (tmp_path / "x").write_text("x")
-    told = []
-    monkeypatch.setattr(World, "share", lambda _self, value: told.append(value) or told[0])
-    with pytest.raises(ConfigError, match="not empty"):
-        files.claim_folder(tmp_path, "simulate", Config(), World(rank=0, size=2, device="cpu"))
-    with pytest.raises(SystemExit) as left:
-        files.claim_folder(tmp_path, "simulate", Config(), World(rank=1, size=2, device="cpu"))
-    assert left.value.code == 1
-
-
-def fail_midway(path):
-    with files.atomic(path) as partial:
-        partial.write_text("half")
-        raise RuntimeError("midway")
-
-
-def test_atomic_files_are_whole_or_absent(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    with pytest.raises(RuntimeError, match="midway"):
-        fail_midway(path)
-    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
-    assert path.read_text() == "old"
-    with files.atomic(path) as partial:
-        partial.write_text("new")
-    assert path.read_text() == "new"
-
-
-ERRORS = r"""
-import os, sys, time
-from gpuion.errors import *
-def main():
-    kind = sys.argv[1]
-    if kind == "config": raise ConfigError("two\nlines")
-    if kind == "value": raise ValueError("a value")
-    if kind == "disk": raise OSError(28, "No space left on device")
-    if kind == "file": open("/nowhere/at/all")
-    if kind == "memory": raise RuntimeError("CUDA out of memory. Tried")
-    if kind == "ram": raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")
-    if kind == "bug": raise RuntimeError("a bug")
-    print("ready", flush=True)
-    time.sleep(60)
-run_script(main)
-"""
-
-
-@pytest.mark.parametrize(
-    ("kind", "line"),
-    [
-        ("config", "error: two lines"), ("value", "error: a value"), ("disk", "error: the disk is full;"),
-        ("file", "error: [Errno 2] No such file"), ("memory", "error: CUDA out of memory"),
-        ("ram", "error: DefaultCPUAllocator: can't allocate memory"),
-    ],
-)  # fmt: skip
-def test_an_error_is_one_line_and_code_1(kind, line):
-    done = subprocess.run([sys.executable, "-c", ERRORS, kind], capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 1
-    assert len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith(line)
-
-
-def test_a_bug_keeps_its_traceback():
-    done = subprocess.run([sys.executable, "-c", ERRORS, "bug"], capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 1
-    assert "Traceback" in done.stderr
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals(number):
-    with subprocess.Popen([sys.executable, "-c", ERRORS, "wait"], stdout=-1, stderr=-1, text=True, cwd=ROOT) as process:
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(number)
-        _, err = process.communicate(timeout=20)
-    assert process.returncode == 130
-    assert err.splitlines() == ["stopped; what was finished is kept, and the same command goes on from there"]
 
 
 @pytest.mark.parametrize("preset", ["laptop", "paper"])

@@ -62,3 +62,28 @@ def test_info_says_what_is_there(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "5 structures of 3 spheres" in shown
     assert "gapped" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [
+        (["info", "/nowhere"], 1, "error: /nowhere: expected a folder of shards or a shard, found nothing there"),
+        (["info", "/dev/null"], 1, "error: /dev/null: expected a readable HDF5 file"),
+        (["merge", "/nowhere", "--out", "x"], 1, "error: /nowhere: expected a folder"),
+        (["merge", "a", "--out", "x", "--uot", "y"], 2, "error: unrecognized arguments: --uot y; did you mean --out?"),
+        (["merge", "a"], 2, "error: the following arguments are required: --out"),
+        (["merge", "a", "--ou", "x"], 2, "error: the following arguments are required: --out"),
+        (["inof", "a"], 2, "error: argument command: invalid choice: 'inof'"),
+        ([], 2, "error: the following arguments are required: command"),
+    ],
+)
+def test_what_is_wrong_is_one_line(tmp_path, monkeypatch, capsys, arguments, code, line):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["gpuion.dataset", *arguments])
+    with pytest.raises(SystemExit) as left:
+        manage.command_line()
+    assert left.value.code == code
+    err = capsys.readouterr().err
+    assert err.startswith(line)
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
