@@ -3,11 +3,15 @@
 import contextlib
 import dataclasses
 import functools
+import hashlib
+import io
 import json
 import os
+import pickle
 import platform
 import subprocess
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,7 @@ import torch
 
 import gpuion
 from gpuion.distributed import World
-from gpuion.errors import ConfigError
+from gpuion.errors import CheckpointError, ConfigError
 
 _PARTIAL = ".partial"
 
@@ -53,32 +57,86 @@ def provenance() -> dict[str, str]:
     }
 
 
-def _commit() -> str:
+def _commit(package: Path = Path(__file__).parent) -> str:
+    """Return the commit of the repository that tracks the package; an installation inside another one has none."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # as in a git hook
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(package), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=clean).stdout.strip()
+
     try:
-        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        git("ls-files", "--error-unmatch", "__init__.py")
+        return git("describe", "--always", "--dirty", "--abbrev=12")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
 
-def claim_folder(folder: Path, script: str, config: Any, world: World | None = None) -> None:
+def save_tensors(path: Path, content: object) -> None:
+    """Write tensors and plain values as torch does, whole or not at all."""
+    buffer = io.BytesIO()  # torch.save itself turns a full disk into an error of its own making
+    torch.save(content, buffer)
+    with atomic(path) as partial:
+        partial.write_bytes(buffer.getvalue())
+
+
+def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> Any:
+    """Return what `save_tensors` wrote; nothing is unpickled but tensors and plain values.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    CheckpointError
+        If it is damaged or holds anything else.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch does not check the sums that it stores
+            damaged = archive.testzip()
+        if damaged:
+            raise CheckpointError(f"{path} is damaged: {damaged} does not match its checksum")
+        return torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise
+    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, OSError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} is not a readable checkpoint: {reason}") from None
+
+
+def fingerprint(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of named tensors, arrays and JSON values, the same on every device."""
+    digest = hashlib.sha256()
+    for name, value in content.items():
+        array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+        if isinstance(array, np.ndarray):
+            digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        else:
+            digest.update(f"{name} {json.dumps(array)}\n".encode())
+    return digest.hexdigest()
+
+
+def claim_folder(
+    folder: Path, script: str, config: Any, world: World | None = None, content: Mapping[str, str] | None = None
+) -> None:
     """Make `folder` this run's own: create it, or check that it holds a run of the same configuration.
 
-    Fields whose metadata has `identity=False` (device, output) do not make another run. What a killed run
-    left half written is removed. With `world`, rank 0 does this and the others wait, or leave with it if it
-    fails.
+    Fields whose metadata has `identity=False` (device, output) do not make another run. `content` holds, by the
+    name of the field that gives their paths, fingerprints of the files that a run reads: neither other paths nor
+    other content under the same paths go on with a run. What a killed run left half written is removed. With
+    `world`, rank 0 does this and the others wait, or leave with it if it fails.
 
     Raises
     ------
     ConfigError
-        If the folder holds another script's or another configuration's run.
+        If the folder holds another script's or another configuration's run, or one of other data.
     OSError
         If it cannot be written.
     """
     problem: object = None
     if world is None or world.is_main:
         try:
-            _claim(folder, script, config)
+            _claim(folder, script, identity(config), dict(content or {}))
         except (ConfigError, OSError) as error:
             problem = error
     if world is not None:
@@ -87,8 +145,7 @@ def claim_folder(folder: Path, script: str, config: Any, world: World | None = N
         raise problem if world is None or world.is_main else SystemExit(1)
 
 
-def _claim(folder: Path, script: str, config: Any) -> None:
-    mine = identity(config)
+def _claim(folder: Path, script: str, mine: dict[str, Any], content: dict[str, str]) -> None:
     record = folder / "run.json"
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob(f".*{_PARTIAL}"):
@@ -96,11 +153,11 @@ def _claim(folder: Path, script: str, config: Any) -> None:
     if not record.exists():
         if any(folder.iterdir()):
             raise ConfigError(f"{folder} is not empty and holds no gpuion run; choose another --out")
-        write_json(record, {"script": script, "config": mine, **provenance()})
+        write_json(record, {"script": script, "config": mine, "content": content, **provenance()})
         return
     try:
         held = json.loads(record.read_text())
-        other, theirs = held["script"], held["config"]
+        other, theirs, before = held["script"], dict(held["config"]), dict(held.get("content", {}))
     except (ValueError, KeyError, TypeError):
         raise ConfigError(f"{record} is damaged; choose another --out or remove {folder}") from None
     if other != script:
@@ -110,6 +167,12 @@ def _claim(folder: Path, script: str, config: Any) -> None:
             raise ConfigError(
                 f"{folder} holds a run with {name} = {theirs.get(name)!r}, this one has {mine.get(name)!r}; "
                 "choose another --out, or give the same configuration to go on"
+            )
+    for name in sorted(content.keys() & before.keys()):
+        if content[name] != before[name]:
+            raise ConfigError(
+                f"{folder} holds a run on other content of {name} = {mine[name]!r}: sha256 {before[name][:12]}…, now "
+                f"{content[name][:12]}…; choose another --out, or put back what was there to go on"
             )
 
 

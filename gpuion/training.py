@@ -7,11 +7,8 @@ global batch is cut into one slice a rank: one process and many take the same pa
 """
 
 import dataclasses
-import io
 import json
 import math
-import pickle
-import zipfile
 from collections.abc import Callable, Iterator
 from itertools import permutations
 from pathlib import Path
@@ -187,10 +184,7 @@ def save_checkpoint(path: Path, net: Surrogate, meta: dict[str, Any], **progress
         "format": _FORMAT, "version": _VERSION, "arguments": net.arguments, "weights": net.state_dict(),
         "meta": json.loads(json.dumps(meta)), "progress": progress,  # torch's version is not a plain str
     }  # fmt: skip
-    buffer = io.BytesIO()  # torch.save itself turns a full disk into an error of its own making
-    torch.save(content, buffer)
-    with files.atomic(path) as partial:
-        partial.write_bytes(buffer.getvalue())
+    files.save_tensors(path, content)
 
 
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -202,23 +196,9 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
         If the file is missing, damaged, or not a surrogate's checkpoint.
     """
     try:
-        with zipfile.ZipFile(path) as archive:  # torch does not check the sums that it stores
-            damaged = archive.testzip()
-        if damaged:
-            raise CheckpointError(f"{path} is damaged: {damaged} does not match its checksum")
-        content = torch.load(path, map_location=device, weights_only=True)
+        content = files.load_tensors(path, device)
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}; train.py writes surrogate.pt into its --out") from None
-    except (
-        zipfile.BadZipFile,
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        NotImplementedError,
-    ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is not a readable checkpoint: {reason}") from None
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of a gpuion surrogate")
     if content.get("version") != _VERSION:
@@ -259,6 +239,12 @@ def load_surrogate(path: str | Path, device: torch.device | str = "cpu") -> Surr
         If the file is missing, damaged or of another model.
     """
     return build(load_checkpoint(path, device), path, device)
+
+
+def fingerprint(net: Surrogate) -> str:
+    """Return the SHA-256 of a network's weights and of what they were made for, whatever else its file says."""
+    cell = {name: net.meta.get(name) for name in ("d_reference", "box", "diameter", "n_particles", "voxels")}
+    return files.fingerprint({**net.state_dict(), "cell": cell, "arguments": getattr(net, "arguments", None)})
 
 
 def optimizer_for(net: nn.Module, plan: Plan) -> torch.optim.AdamW:
