@@ -3,9 +3,14 @@
 Legend: n structures, N particles. Lengths in voxels, diffusivities in units of the bulk solvent's.
 
 A dataset is a folder of shards `shard-00000.h5`, … (`gpuion.shards` describes the format) and, once complete,
-`dataset.json` with `d_reference`: the largest mean diffusivity of the original data, which defines
+`dataset.json` with `d_reference`: the largest mean diffusivity of the original data that settled, which defines
 D* = D / d_reference and stays with the data, with checkpoints and with annealed structures.
 """
+
+if __name__ == "__main__":  # before torch, which takes seconds to load: a stop meanwhile is one line, too
+    from gpuion.errors import expect_stops
+
+    expect_stops()
 
 import dataclasses
 import json
@@ -18,12 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpuion import files, shards
+from gpuion import files, record, shards
 from gpuion.errors import DatasetError
-from gpuion.kernels.reference import Stream, philox
 from gpuion.medium import TransportModel
+from gpuion.splits import split  # noqa: F401, a name of this module
 
-_SUMMARY = "dataset.json"
 _SHARED = ("box", "diameter", "sites_per_voxel", "model")  # by all parts of a merged set
 
 
@@ -100,6 +104,18 @@ class Dataset:
     def d_star(self) -> Tensor:
         """D* = D / d_reference, float64 [n]; 1 is the best structure of the original data."""
         return self.mean_diffusivity / self.d_reference
+
+    @property
+    def settled(self) -> Tensor:
+        """Which labels settled, bool [n]: `converged`, or all where that is not known."""
+        known = self.converged
+        return torch.ones(len(self), dtype=torch.bool, device=self.centers.device) if known is None else known.bool()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of structures, labels, cell and unit of D*."""
+        held = {name: getattr(self, name) for name in (*shards.FIELDS, *_SHARED, "d_reference")}
+        return files.fingerprint(held | {"model": dataclasses.asdict(self.model)})
 
     def subset(self, index: Any) -> "Dataset":
         """Return some of the structures: a slice, a mask, or a list or tensor of positions."""
@@ -182,7 +198,7 @@ def read_shard(path: str | Path) -> Dataset:
 def open_dataset(source: str | Path | Sequence[str | Path], device: torch.device | str = "cpu") -> Dataset:
     """Read a folder of shards, one shard, or several of these merged, onto a device.
 
-    `d_reference` is the first source's: of its `dataset.json`, else of its shards, else its largest mean D.
+    `d_reference` is the first source's: of its `dataset.json`, else of its shards, else its largest settled mean D.
 
     Parameters
     ----------
@@ -231,41 +247,14 @@ def merge(parts: Sequence[tuple[Path, Dataset]]) -> Dataset:
 
 
 def write_summary(folder: str | Path, data: Dataset) -> None:
-    """Write `dataset.json`, the sign of completeness; d_reference is the data's or its largest D."""
-    summary = {
-        "schema": shards.SCHEMA,
-        "version": shards.VERSION,
-        "d_reference": _largest(data) if math.isnan(data.d_reference) else data.d_reference,
-        "n_structures": len(data),
-        "n_particles": data.centers.shape[1],
-        "box": data.box,
-        "diameter": data.diameter,
-        "sites_per_voxel": data.sites_per_voxel,
-        "method": data.method,
-    }
-    files.write_json(Path(folder) / _SUMMARY, summary)
-
-
-def split(n: int, seed: int, fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the positions of training, validation and test structures: a random permutation, cut in three.
-
-    Validation and test have ⌊n · fraction⌋ structures, training the rest: 4916, 1638 and 1638 of 8192.
-
-    Raises
-    ------
-    ValueError
-        For fractions that are negative or do not add up to 1.
-    """
-    if min(fractions) < 0 or not math.isclose(sum(fractions), 1.0) or n < 0:
-        raise ValueError(f"n and the fractions must be ≥ 0, the fractions add up to 1; got {n} and {fractions}")
-    word = philox(seed, 0, 1, torch.arange(n), Stream.FAMILY)[0]  # sub-index 0 is the design's
-    held = [math.floor(n * fraction + 1e-9) for fraction in fractions[1:]]
-    train, validation, test = torch.argsort(word, stable=True).split([n - sum(held), *held])
-    return train, validation, test
+    """Write `dataset.json`, the sign of completeness; d_reference is the data's or its largest D that settled."""
+    record.write(Path(folder), data, _largest(data) if math.isnan(data.d_reference) else data.d_reference)
 
 
 def _largest(data: Dataset) -> float:
-    return float(data.mean_diffusivity.max())
+    """Return the largest D of a label that settled; if none did, of any: a D* needs a unit."""
+    D = data.mean_diffusivity
+    return float((D[data.settled] if bool(data.settled.any()) else D).max())
 
 
 def _model(path: str | Path, text: Any) -> TransportModel:
@@ -289,32 +278,16 @@ def _open(path: Path) -> list[tuple[Path, Dataset]]:
     if not paths:
         raise DatasetError(f"{path}: expected shard-*.h5 files, found none; give the --out of simulate.py")
     parts = [(p, read_shard(p)) for p in paths]
-    record = (path if path.is_dir() else path.parent) / _SUMMARY
-    if not record.exists():
+    home = path if path.is_dir() else path.parent
+    if not (home / record.NAME).exists():
         if path.is_dir() and (path / "run.json").exists():
-            raise DatasetError(f"{path}: {_SUMMARY}: expected in a finished run, found none; run its command again")
+            raise DatasetError(f"{path}: {record.NAME}: expected in a finished run, found none; run its command again")
         return parts
-    reference, count = _read_summary(record)
+    reference, count = record.read(home)
     found = sum(len(part) for _, part in parts)
     if path.is_dir() and found != count:
-        raise DatasetError(f"{record}: n_structures: expected {count} in the shards, found {found}")
+        raise DatasetError(f"{home / record.NAME}: n_structures: expected {count} in the shards, found {found}")
     return [(p, dataclasses.replace(part, d_reference=reference)) for p, part in parts]
-
-
-def _read_summary(path: Path) -> tuple[float, int]:
-    """Return the reference and the number of structures that `dataset.json` tells."""
-    try:
-        summary = json.loads(path.read_text())
-        schema, version = summary["schema"], summary["version"]
-        reference, count = float(summary["d_reference"]), int(summary["n_structures"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{path}: expected a dataset's summary, found: {type(error).__name__} {error}") from None
-    if (schema, version) != (shards.SCHEMA, shards.VERSION):
-        expected = f"{shards.SCHEMA} version {shards.VERSION}"
-        raise DatasetError(f"{path}: schema: expected {expected}, found {schema} version {version}")
-    if not (math.isfinite(reference) and reference > 0):
-        raise DatasetError(f"{path}: d_reference: expected a positive number, found {reference}")
-    return reference, count
 
 
 if __name__ == "__main__":

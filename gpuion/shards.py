@@ -26,6 +26,7 @@ d_reference (if it was known), and as JSON config, model (the transport model) a
 
 import dataclasses
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,18 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     except UnicodeError:
         raise DatasetError(f"{path}: family: expected UTF-8, found other bytes") from None
     return arrays, attributes
+
+
+def is_whole(path: Path, ids: np.ndarray) -> bool:
+    """Return whether a shard of these ids is there and undamaged; say so if it must be made again."""
+    if not path.exists():
+        return False
+    try:
+        found, _ = read(path)
+    except DatasetError as error:
+        print(f"warning: a damaged shard is made again: {error}", file=sys.stderr)
+        return False
+    return np.array_equal(found["id"], ids)
 
 
 def _to_disk(path: Path, name: str, array: np.ndarray) -> np.ndarray:
