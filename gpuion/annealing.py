@@ -4,74 +4,19 @@ Legend: C chains, N particles, T steps drawn at once, S visited structures a cha
 """
 
 import dataclasses
-import io
 import math
-import pickle
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from gpuion import files
-from gpuion.errors import CheckpointError
+from gpuion.chains import AnnealResult
 from gpuion.kernels.reference import Stream, philox, pick, uniform
 from gpuion.medium import check_centers
 
 Score = Callable[[Tensor], Tensor]
 
 _DRAWN = 64  # steps drawn together; one by one, a step of 16 chains takes 1.3 ms instead of 0.5 on a CPU
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AnnealResult:
-    """What chains found, and all it takes to let them go on.
-
-    Attributes
-    ----------
-    best_centers : float32 [C, N, 3]
-        The best structure that each chain met, in [0, box).
-    best_score : float64 [C]
-        Its score.
-    trace, best_trace : float64 [C, cycles]
-        Score of the current and of the best structure at the end of each cycle.
-    acceptance : float64 [C, cycles]
-        Share of a cycle's proposals that were accepted.
-    visited : float32 [C, S, N, 3]
-        Current structures at regular steps, S = cycles · samples.
-    visited_score : float64 [C, S]
-        Their scores.
-    centers, score : float32 [C, N, 3], float64 [C]
-        The current structures and their scores.
-    ids : int64 [C]
-        The chains' ids.
-    fraction, cell : float32, int64 [C, N, 3]
-        The parts of a coordinate that a move keeps and that it changes; a centre is their sum.
-    """
-
-    best_centers: Tensor
-    best_score: Tensor
-    trace: Tensor
-    best_trace: Tensor
-    acceptance: Tensor
-    visited: Tensor
-    visited_score: Tensor
-    centers: Tensor
-    score: Tensor
-    ids: Tensor
-    fraction: Tensor
-    cell: Tensor
-
-    @property
-    def cycles(self) -> int:
-        """The number of cycles done."""
-        return self.trace.shape[1]
-
-    @property
-    def visited_cycle(self) -> Tensor:
-        """The cycle, counted from 0, in which each visited structure was met, int64 [S]."""
-        samples = self.visited.shape[1] // max(self.cycles, 1)
-        return torch.arange(self.cycles, device=self.trace.device).repeat_interleave(samples)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -336,33 +281,3 @@ def check_settings(cycles: int, steps: int, samples: int, temperature: float, co
         raise ValueError(f"temperature must be positive, got {temperature}")
     if not 0 < cooling <= 1:
         raise ValueError(f"cooling must lie in (0, 1], got {cooling}")
-
-
-def save_state(path: Path, state: AnnealResult) -> None:
-    """Write a state to a file, atomically."""
-    buffer = io.BytesIO()  # torch.save itself turns a full disk into an error of its own making
-    torch.save(vars(state), buffer)
-    with files.atomic(path) as partial:
-        partial.write_bytes(buffer.getvalue())
-
-
-def load_state(path: Path, device: torch.device | str = "cpu") -> AnnealResult:
-    """Read a state that `save_state` wrote.
-
-    Raises
-    ------
-    CheckpointError
-        If the file is missing, damaged or not a state.
-    """
-    try:
-        return AnnealResult(**torch.load(path, map_location=device, weights_only=True))
-    except (OSError, RuntimeError, TypeError, EOFError, pickle.UnpicklingError) as error:
-        found = type(error).__name__
-        raise CheckpointError(f"{path} is not a state of anneal.py ({found}); remove it to start over") from None
-
-
-def load_states(paths: Iterable[Path]) -> AnnealResult:
-    """Return the chains of several files as one state on the CPU, in the order of their ids."""
-    parts = [load_state(path) for path in paths]
-    order = torch.cat([part.ids for part in parts]).argsort(stable=True)
-    return AnnealResult(**{name: torch.cat([getattr(p, name) for p in parts])[order] for name in vars(parts[0])})

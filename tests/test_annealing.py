@@ -10,9 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gpuion.annealing
-from gpuion.annealing import AnnealResult, anneal, load_state, load_states, save_state
-from gpuion.errors import CheckpointError
-from gpuion.relabel import pick_uniform, select
+from gpuion.annealing import AnnealResult, anneal
 
 
 def wave(centers):
@@ -182,39 +180,6 @@ def test_one_and_two_threads_agree():
     assert equal(*results)
 
 
-def test_a_saved_run_goes_on_to_the_same_result(tmp_path):
-    start = lattice_start(3, 8, 12, 3)
-    kept, counted = [], []
-    whole = run(start, cycles=4, save=kept.append, progress=counted.append)
-    assert [state.cycles for state in kept] == [1, 2, 3, 4]
-    assert sum(counted) == 3 * 4 * 60
-    save_state(tmp_path / "state.pt", kept[1])
-    state = load_state(tmp_path / "state.pt")
-    assert equal(run(start, cycles=4, state=state), whole)
-    assert equal(run(start, cycles=4, state=whole), whole)
-    assert equal(run(start, cycles=2), state)
-
-
-def test_states_are_joined_by_id(tmp_path):
-    start, ids = lattice_start(4, 8, 12, 3), torch.tensor([0, 2, 4, 6])
-    for r in (0, 1):
-        save_state(tmp_path / f"{r}.pt", run(start[r::2], ids=ids[r::2]))
-    assert equal(load_states([tmp_path / "1.pt", tmp_path / "0.pt"]), run(start, ids=ids))
-
-
-def test_a_damaged_state_is_refused(tmp_path):
-    path = tmp_path / "state.pt"
-    with pytest.raises(CheckpointError, match="not a state"):
-        load_state(path)
-    for content in (b"", b"nonsense"):
-        path.write_bytes(content)
-        with pytest.raises(CheckpointError, match="not a state"):
-            load_state(path)
-    torch.save({"other": torch.zeros(1)}, path)
-    with pytest.raises(CheckpointError, match="not a state"):
-        load_state(path)
-
-
 def test_draws_do_not_depend_on_how_many_are_made_together(monkeypatch):
     start = lattice_start(3, 8, 12, 3)
     first = run(start, samples=7)
@@ -331,53 +296,3 @@ def test_the_state_is_frozen():
     state = run(lattice_start(1, 2, 12, 6), **GOOD, samples=1)
     with pytest.raises(dataclasses.FrozenInstanceError):
         state.score = state.score + 1
-
-
-@pytest.mark.parametrize("maximize", [True, False])
-def test_the_selection_is_what_it_says(maximize):
-    result = run(lattice_start(3, 8, 12, 3), steps=30, samples=30, maximize=maximize, ids=torch.tensor([4, 2, 9]))
-    sign = 1 if maximize else -1
-    limit = float(result.visited_score.median())
-    few = select(result, 10, limit=limit, maximize=maximize)
-    assert few.centers.shape == (13, 8, 3)
-    assert torch.equal(few.centers[:3], result.best_centers)
-    assert few.chain[:3].tolist() == [4, 2, 9]
-    assert bool((sign * (few.predicted[3:] - limit) >= 0).all())
-    for selection in (few, select(result, 1000, limit=limit, maximize=maximize)):
-        assert torch.equal(wave(selection.centers), selection.predicted)
-        flat = selection.centers.flatten(1)
-        assert all(not torch.equal(flat[3 + k], flat[c]) for k in range(len(flat) - 3) for c in range(3))
-        for centers, chain, cycle in list(zip(selection.centers, selection.chain, selection.cycle, strict=True))[3:]:
-            c = [4, 2, 9].index(int(chain))
-            assert bool((result.visited[c, result.visited_cycle == cycle] == centers).flatten(1).all(1).any())
-    beyond = select(result, 10, limit=sign * 1e9, maximize=maximize)
-    kept = sign * select(result, 1000, limit=limit, maximize=maximize).predicted[3:]
-    assert torch.equal(sign * beyond.predicted[3:], kept.sort(descending=True).values[:10])
-    assert len(select(result, 0, limit=limit, maximize=maximize).chain) == 3
-
-
-def test_a_selection_without_visited_structures_is_the_best_ones():
-    result = run(lattice_start(3, 8, 12, 3), samples=0)
-    assert torch.equal(select(result, 10, limit=0.0, maximize=True).centers, result.best_centers)
-
-
-@pytest.mark.usefixtures("single_thread")
-def test_picks_are_uniform_in_score():
-    """3200 of 100 000 scores crowded at 0: 100 a bin to within the one that the last, partial round adds."""
-    u = torch.rand(100_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    scores = u.pow(3)  # the last tenth of [0, 1] holds 3.5%, a bin of 1/32 about 1%: 1000 scores
-    chosen = pick_uniform(scores, 3200, low=0.0, high=1.0, seed=1)
-    assert chosen.unique().numel() == 3200
-    assert torch.equal(chosen, chosen.sort().values)
-    assert set((scores[chosen] * 32).long().bincount().tolist()) == {100}
-    assert not torch.equal(chosen, pick_uniform(scores, 3200, low=0.0, high=1.0, seed=2))
-
-
-def test_picks_take_all_when_there_are_too_few_and_stay_in_range():
-    scores = torch.tensor([0.1, 0.9, 1.5, 1.2, 1.0, 3.0])
-    assert pick_uniform(scores, 10, low=1.0, high=2.0).tolist() == [2, 3, 4]
-    assert pick_uniform(scores, 10, low=5.0, high=6.0).tolist() == []
-    assert pick_uniform(scores, 0, low=0.0, high=6.0).tolist() == []
-    assert pick_uniform(torch.ones(4), 3, low=1.0, high=1.0).shape == (3,)
-    with pytest.raises(ValueError, match="low ≤ high"):
-        pick_uniform(scores, 1, low=1.0, high=0.0)
