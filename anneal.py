@@ -9,28 +9,32 @@ the same command goes on from the last whole cycle and shard. summary.json and t
 With --score exact the chains go by the exact solver itself: slow, for the last steps of the best ones.
 """
 
+if __name__ == "__main__":  # before torch, which takes seconds to load: a stop meanwhile is one line, too
+    from gpuion.errors import expect_stops
+
+    expect_stops()
+
 import dataclasses
-import functools
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 import gpuion
-from gpuion import files
-from gpuion.annealing import AnnealResult, anneal, check_settings, load_state, load_states, save_state
+from gpuion import files, timing
+from gpuion.annealing import AnnealResult, anneal, check_settings
+from gpuion.chains import load_state, load_states, save_state
 from gpuion.config import option, parse
 from gpuion.dataset import write_shard, write_summary
 from gpuion.distributed import World, start
-from gpuion.errors import CheckpointError, ConfigError, run_script
+from gpuion.errors import ConfigError, run_script
 from gpuion.relabel import Selection, compare, exact_score, join, relabel, select, surrogate_score
-from gpuion.training import metrics
+from gpuion.shards import is_whole
+from gpuion.starts import check_fit, check_starts, extreme, starts
+from gpuion.training import fingerprint, metrics
 
 CYCLES = {"max": 50, "min": 100}  # the paper's
-FRESH = 2**31  # added to a chain's id for the id of its start structure, which then is none of the data's
 SHARD = 16  # structures labelled between two writes
 
 
@@ -71,22 +75,26 @@ def main() -> None:
     check(config)
     world = start(config.device)
     data, net = gpuion.open_dataset(config.data), None
+    content = {"data": data.fingerprint}
     if config.score == "surrogate":
         net = gpuion.load_surrogate(config.checkpoint, world.device)
-        check_fit(config, net.meta, data)
-    check_starts(config, data)
-    files.claim_folder(config.out, "anneal", config, world)
+        check_fit(net.meta, data, config.checkpoint, force=config.force)
+        content["checkpoint"] = fingerprint(net)
+    check_starts(data, config.chains if config.start == "data" else 0)
+    files.claim_folder(config.out, "anneal", config, world, content)
     for direction in config.directions:
-        run(config, world, data, net, direction)
-    world.barrier()
+        began = time.perf_counter()
+        count = run(config, world, data, net, direction)
+        timing.tell(config.out, direction, count=count, unit="proposals", began=began, world=world)
     results = {d: load_states(config.out.glob(f"state-{d}-*.pt")) for d in config.directions}
     wanted = {"max": config.relabel, "min": config.relabel if config.relabel_min is None else config.relabel_min}
     chosen = [
-        select(result, wanted[d], limit=extreme(data, d), maximize=d == "max", seed=config.seed)
+        select(result, wanted[d], limit=extreme(data, maximize=d == "max"), maximize=d == "max", seed=config.seed)
         for d, result in results.items()
     ]
-    write_labels(config, world, data, join(chosen))
-    world.barrier()
+    began = time.perf_counter()
+    count = write_labels(config, world, data, join(chosen))
+    timing.tell(config.out, "label", count=count, unit="structures", began=began, world=world)
     if world.is_main:
         report(config, data, results)
     world.close()
@@ -107,25 +115,8 @@ def check(config: Config) -> None:
         check_settings(cycles, config.steps, config.samples, config.temperature, config.cooling)
 
 
-def check_fit(config: Config, meta: dict[str, Any], data: gpuion.Dataset) -> None:
-    """Refuse a checkpoint of other structures than the data's, unless forced."""
-    here = {"box": data.box, "diameter": data.diameter, "d_reference": data.d_reference}
-    for name, value in {**here, "n_particles": data.centers.shape[1]}.items():
-        if abs(meta[name] - value) > 1e-6 * value and not config.force:
-            raise CheckpointError(
-                f"{config.checkpoint} was trained with {name} = {meta[name]:.7g}, the data has {value:.7g}; "
-                "train on this data, or go on nevertheless with --force"
-            )
-
-
-def check_starts(config: Config, data: gpuion.Dataset) -> None:
-    """Refuse more chains than there are structures to start from."""
-    if config.start == "data" and config.chains > len(data):
-        raise ConfigError(f"chains = {config.chains} exceeds the {len(data)} structures of the data to start from")
-
-
-def run(config: Config, world: World, data: gpuion.Dataset, net: gpuion.Surrogate | None, direction: str) -> None:
-    """Anneal this rank's chains in a direction; leave their state in a file."""
+def run(config: Config, world: World, data: gpuion.Dataset, net: gpuion.Surrogate | None, direction: str) -> int:
+    """Anneal this rank's chains in a direction; leave their state in files and return the proposals made."""
     path = config.out / f"state-{direction}-{world.rank}of{world.size}.pt"
     for other in config.out.glob("state-*.pt"):
         if not other.stem.endswith(f"of{world.size}"):
@@ -133,45 +124,35 @@ def run(config: Config, world: World, data: gpuion.Dataset, net: gpuion.Surrogat
     # Even ids go up and odd ones down, so that the two directions share no draws.
     ids = 2 * torch.arange(config.chains, device=world.device)[world.rank :: world.size] + (direction == "min")
     if not len(ids):
-        return  # more processes than chains
+        return 0  # more processes than chains
     state = load_state(path, world.device) if path.exists() else None
     done, cycles = 0 if state is None else state.cycles, config.directions[direction]
     score = exact_score(data, config.tolerance) if net is None else surrogate_score(net, data, config.batch)
-    proposals, began = config.steps * len(ids), time.perf_counter()
+    first = starts(data, ids, config.start, maximize=direction == "max", seed=config.seed)
+    proposals = config.steps * len(ids)
     with tqdm(
         total=cycles * proposals, initial=done * proposals, desc=direction, unit=" proposals",
         unit_scale=True, disable=None if world.is_main else True,
     ) as bar:  # fmt: skip
         anneal(
-            score, starts(config, data, ids, direction), box=data.box, diameter=data.diameter, cycles=cycles,
-            steps=config.steps, maximize=direction == "max", temperature=config.temperature,
-            cooling=config.cooling, seed=config.seed, ids=ids, samples=config.samples, state=state,
-            progress=bar.update, save=functools.partial(save_state, path),
+            score, first, box=data.box, diameter=data.diameter, cycles=cycles, steps=config.steps,
+            maximize=direction == "max", temperature=config.temperature, cooling=config.cooling, seed=config.seed,
+            ids=ids, samples=config.samples, state=state, progress=bar.update,
+            save=lambda state: save_state(path, state, first=state.cycles - 1),
         )  # fmt: skip
-    if world.is_main and done < cycles:
-        rate = (cycles - done) * proposals / (time.perf_counter() - began)
-        print(f"{direction}: {len(ids)} chains by this process of {world.size}, {rate:.4g} proposals/s")
+    return (cycles - done) * proposals
 
 
-def starts(config: Config, data: gpuion.Dataset, ids: Tensor, direction: str) -> Tensor:
-    """Return the structures to start from, [C, N, 3]."""
-    if config.start == "data":
-        order = data.d_star.argsort(descending=direction == "max", stable=True)
-        return data.centers[order[ids.cpu() // 2]].to(ids.device)
-    return gpuion.place(
-        "random", n_structures=len(ids), n_particles=data.centers.shape[1], box=data.box,
-        diameter=data.diameter, seed=config.seed, ids=ids + FRESH, device=ids.device,
-    )  # fmt: skip
-
-
-def write_labels(config: Config, world: World, data: gpuion.Dataset, chosen: Selection) -> None:
-    """Solve the chosen structures exactly, each rank its share of the shards that are not there yet."""
-    parts, disable = torch.arange(len(chosen.chain)).split(SHARD), None if world.is_main else True
+def write_labels(config: Config, world: World, data: gpuion.Dataset, chosen: Selection) -> int:
+    """Solve the chosen structures exactly, each rank its share of the shards not there yet; return how many."""
+    parts, disable, made = torch.arange(len(chosen.chain)).split(SHARD), None if world.is_main else True, 0
     for k in tqdm(range(world.rank, len(parts), world.size), desc="label", unit=" shards", disable=disable):
         path = config.out / f"shard-{k:05d}.h5"
-        if not path.exists():
+        if not is_whole(path, parts[k].numpy()):
             found = relabel(chosen, parts[k], like=data, tolerance=config.tolerance, device=world.device)
             write_shard(path, found, seed=config.seed, config=files.identity(config))
+            made += len(found)
+    return made
 
 
 def report(config: Config, data: gpuion.Dataset, results: dict[str, AnnealResult]) -> None:
@@ -181,7 +162,7 @@ def report(config: Config, data: gpuion.Dataset, results: dict[str, AnnealResult
     summary = {"all": {"structures": len(found), **metrics(found.predicted, found.d_star)}}
     for d in results:
         part = found.subset(torch.from_numpy(found.family == f"annealed-{d}"))
-        numbers = compare(part, extreme(data, d), maximize=d == "max")
+        numbers = compare(part, extreme(data, maximize=d == "max"), maximize=d == "max")
         summary[d] = {**numbers, "structures": len(part), **metrics(part.predicted, part.d_star)}
         line = "best predicted D* {predicted:.4f}, exact {exact:.4f}; best exact {best:.4f}, {ratio:.3f} of"
         print(f"{d}: {line} the data's {{data:.4f}}".format(**numbers))
@@ -192,11 +173,6 @@ def report(config: Config, data: gpuion.Dataset, results: dict[str, AnnealResult
     print("{structures} annealed structures: MAPE {mape:.2f}%, R {r:.4f}".format(**summary["all"]))
     if found.converged is not None and not bool(found.converged.all()):
         print(f"{int((~found.converged).sum())} exact solves did not settle; see `converged` in the shards")
-
-
-def extreme(data: gpuion.Dataset, direction: str) -> float:
-    """Return the data's highest or lowest D*."""
-    return float(data.d_star.max() if direction == "max" else data.d_star.min())
 
 
 if __name__ == "__main__":

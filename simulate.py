@@ -8,6 +8,11 @@ larger one. A structure is a function of seed and number alone, so any number of
 started again, ends in the same files.
 """
 
+if __name__ == "__main__":  # before torch, which takes seconds to load: a stop meanwhile is one line, too
+    from gpuion.errors import expect_stops
+
+    expect_stops()
+
 import dataclasses
 import math
 import sys
@@ -21,14 +26,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 import gpuion
-from gpuion import dataset, files
+from gpuion import dataset, files, timing
 from gpuion.config import option, parse
 from gpuion.design import Design, arrange, choose
 from gpuion.distributed import start
-from gpuion.errors import ConfigError, DatasetError, run_script
+from gpuion.errors import ConfigError, run_script
 from gpuion.labeling import label
 from gpuion.medium import whole
-from gpuion.shards import METHODS
+from gpuion.shards import METHODS, is_whole
 
 RANGES = (
     ("contact", 11.0),
@@ -75,15 +80,12 @@ def main() -> None:
     files.claim_folder(config.out, "simulate", config, world)
     paths = {config.out / f"shard-{k:05d}.h5": ids for k, ids in enumerate(numbers.split(config.shard))}
     mine = list(paths.items())[world.rank :: world.size]
-    todo = [(path, ids) for path, ids in mine if not is_whole(path, ids)]
+    todo = [(path, ids) for path, ids in mine if not is_whole(path, ids.numpy())]
     count, began = sum(len(ids) for _, ids in todo), time.perf_counter()
     with tqdm(total=count, unit=" structures", disable=None if world.is_main else True) as bar:
         for path, ids in todo:
             make_shard(path, ids, config, design, device=world.device, bar=bar)
-    if world.is_main and todo:
-        rate = count / (time.perf_counter() - began)
-        print(f"{count} structures made by this process, one of {world.size}: {rate:.3g} structures/s")
-    world.barrier()
+    timing.tell(config.out, "simulate", count=count, unit="structures", began=began, world=world)
     if world.is_main:
         report(config, list(paths))
     world.close()
@@ -105,18 +107,6 @@ def check(config: Config) -> tuple[Design, Tensor]:
         ranges=config.chained_ranges, widths=config.gapped_widths, seed=config.seed,
     )  # fmt: skip
     return design, torch.tensor(choose(design, config.structures))
-
-
-def is_whole(path: Path, ids: Tensor) -> bool:
-    """Return whether a shard is there and undamaged; say so if it must be made again."""
-    if not path.exists():
-        return False
-    try:
-        found = dataset.read_shard(path).id
-    except DatasetError as error:
-        print(f"warning: a damaged shard is made again: {error}", file=sys.stderr)
-        return False
-    return torch.equal(found, ids)
 
 
 def make_shard(path: Path, ids: Tensor, config: Config, design: Design, *, device: torch.device, bar: Any) -> None:

@@ -9,6 +9,11 @@ the seed; the others' training and validation parts join in, their test parts ar
 a stop, the same command goes on from the last epoch and ends, on a CPU with as many threads, with the same weights.
 """
 
+if __name__ == "__main__":  # before torch, which takes seconds to load: a stop meanwhile is one line, too
+    from gpuion.errors import expect_stops
+
+    expect_stops()
+
 import dataclasses
 import json
 import math
@@ -20,16 +25,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from gpuion import files, training
+from gpuion import files, timing, training
 from gpuion.config import option, parse
-from gpuion.dataset import Dataset, open_dataset, split
+from gpuion.dataset import Dataset, open_dataset
 from gpuion.distributed import World, start
-from gpuion.errors import CheckpointError, ConfigError, DatasetError, run_script
+from gpuion.errors import CheckpointError, ConfigError, run_script
 from gpuion.medium import whole
+from gpuion.parts import divide
 from gpuion.surrogate import Surrogate
 from gpuion.training import Plan, Samples
-
-SPLIT_SEED = 0  # not the user's seed: a retrained network must not meet its test structures in training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,9 +62,13 @@ def main() -> None:
     check(config)
     world = start(config.device)
     sets = [open_dataset(path) for path in config.data]
-    parts, voxels = divide(config, sets, world.device)
-    net, meta = network(config, sets, voxels, world.device)
-    files.claim_folder(config.out, "train", config, world)
+    voxels = config.voxels or whole(sets[0].box, 1, "voxels")
+    parts = {name: samples.to(world.device) for name, samples in divide(config.data, sets, voxels).items()}
+    net, meta, content = network(config, sets, voxels, world.device)
+    files.claim_folder(config.out, "train", config, world, content)
+    lost = sum(int((~data.settled).sum()) for data in sets)
+    if world.is_main and lost:
+        print(f"{lost} of {sum(map(len, sets))} structures are left out: their labels did not settle")
     train(net, meta, parts, config, world)
     best = training.load_surrogate(config.out / "surrogate.pt", world.device)
     predictions = {name: training.predict(best, samples, world) for name, samples in parts.items()}
@@ -81,53 +89,25 @@ def check(config: Config) -> None:
         )
 
 
-def divide(config: Config, sets: list[Dataset], device: torch.device) -> tuple[dict[str, Samples], int]:
-    """Return training, validation and test structures, each further folder's own test part, and V."""
-    first = sets[0]
-    voxels = config.voxels or whole(first.box, 1, "voxels")
-    chosen: dict[str, list[tuple[Dataset, Tensor]]] = {"train": [], "validation": [], "test": []}
-    for path, data in zip(config.data, sets, strict=True):
-        same = (
-            [data.centers.shape[1], data.box, data.diameter],
-            [first.centers.shape[1], first.box, first.diameter],
-        )
-        if any(not math.isclose(found, expected, rel_tol=1e-6) for found, expected in zip(*same, strict=True)):
-            found, expected = ("N = {}, box = {}, diameter = {}".format(*values) for values in same)
-            raise DatasetError(f"{path}: expected {expected} as in {config.data[0]}, found {found}")
-        if not torch.isfinite(data.diffusivity).all():
-            bad = data.id[~torch.isfinite(data.diffusivity).all(-1)].tolist()
-            raise DatasetError(f"{path}: diffusivity: expected finite numbers, found others at ids {bad[:5]}")
-        if len(data) < 5:
-            raise DatasetError(f"{path}: expected 5 structures or more to split 60/20/20, found {len(data)}")
-        for name, index in zip(("train", "validation", "test"), split(len(data), SPLIT_SEED), strict=True):
-            key = name if data is first or name != "test" else f"test of {path}"
-            chosen.setdefault(key, []).append((data, index))
-    parts = {
-        name: Samples(
-            centers=torch.cat([data.centers[at] for data, at in pieces]),
-            target=torch.cat([data.mean_diffusivity[at] for data, at in pieces]).div(first.d_reference).float(),
-            id=torch.cat([data.id[at] for data, at in pieces]),
-            box=first.box, diameter=first.diameter, voxels=voxels,
-        ).to(device)
-        for name, pieces in chosen.items()
-    }  # fmt: skip
-    return parts, voxels
-
-
-def network(config: Config, sets: list[Dataset], voxels: int, device: torch.device) -> tuple[Surrogate, dict[str, Any]]:
-    """Return the network to train, new or from a checkpoint of the same cell, and what its checkpoints say."""
+def network(
+    config: Config, sets: list[Dataset], voxels: int, device: torch.device
+) -> tuple[Surrogate, dict[str, Any], dict[str, str]]:
+    """Return the network to train, new or from a checkpoint of the same cell, what its checkpoints say, and
+    fingerprints of what it learns from.
+    """
     first = sets[0]
     meta: dict[str, Any] = {
         "d_reference": first.d_reference, "box": first.box, "diameter": first.diameter,
         "n_particles": first.centers.shape[1], "voxels": voxels, "sites_per_voxel": first.sites_per_voxel,
         "config": files.identity(config), "provenance": files.provenance(),
     }  # fmt: skip
+    content = {"data": files.fingerprint({str(k): data.fingerprint for k, data in enumerate(sets)})}
     torch.manual_seed(config.seed)
     net = Surrogate(config.boundary, voxels=voxels, widths=config.widths, hidden=config.hidden, pool=config.pool)
     if config.boundary == "periodic" and (voxels % config.pool or voxels // config.pool < 3):
         raise ConfigError(f"pool = {config.pool} must cut {voxels} voxels into three windows or more; choose another")
     if not config.checkpoint:
-        return net.to(device), meta
+        return net.to(device), meta, content
     old = training.load_surrogate(config.checkpoint, device)
     cell = ("d_reference", "box", "diameter", "n_particles")
     expected = net.arguments | {name: meta[name] for name in cell}
@@ -136,7 +116,7 @@ def network(config: Config, sets: list[Dataset], voxels: int, device: torch.devi
         held = actual[name]
         if held != asked and not (isinstance(asked, float) and math.isclose(held, asked, rel_tol=1e-6)):
             raise CheckpointError(f"{config.checkpoint} has {name} = {held}, this run {asked}; they must agree")
-    return old, meta
+    return old, meta, content | {"checkpoint": training.fingerprint(old)}
 
 
 def train(net: Surrogate, meta: dict[str, Any], parts: dict[str, Samples], config: Config, world: World) -> None:
@@ -165,10 +145,9 @@ def train(net: Surrogate, meta: dict[str, Any], parts: dict[str, Samples], confi
                 if found["mse"] < best:
                     training.save_checkpoint(config.out / "surrogate.pt", net, {**meta, "metrics": found})
                 training.save_checkpoint(last, net, meta, history=history, optimizer=optimizer.state_dict())
-    world.barrier()
-    if world.is_main and total > done:
-        rate = (total - done) / (time.perf_counter() - began)
-        print(f"{config.epochs} epochs of {len(samples)} structures: {rate:.3g} samples/s on {world.size} rank(s)")
+    made = total - done if world.is_main else 0
+    timing.tell(config.out, "train", count=made, unit="samples", began=began, world=world)
+    if world.is_main:
         with files.atomic(config.out / "history.jsonl") as partial:
             partial.write_text("".join(json.dumps(row) + "\n" for row in history))
 

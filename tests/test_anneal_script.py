@@ -1,8 +1,10 @@
 """anneal.py from data and checkpoint to labelled shards: complete, resumable, clear about misfits."""
 
+import dataclasses
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +15,9 @@ import torch
 import gpuion
 from gpuion import relabel
 from gpuion.dataset import write_shard, write_summary
-from gpuion.errors import CheckpointError, ConfigError
+from gpuion.errors import CheckpointError, ConfigError, DatasetError
 from gpuion.labeling import label
+from gpuion.starts import check_starts, extreme, starts
 
 pytest.importorskip("gpuion.training")
 ROOT = Path(__file__).parent.parent
@@ -81,7 +84,7 @@ def go(script, data, tmp_path, monkeypatch):
 
 def contents(folder):
     paths = [*folder.glob("shard-*.h5"), *folder.glob("*.json")]
-    return {path.name: path.read_bytes() for path in paths if path.name != "run.json"}
+    return {path.name: path.read_bytes() for path in paths if path.name not in {"run.json", "timing.json"}}
 
 
 def test_both_directions_end_in_a_labelled_dataset(go, data, capsys):
@@ -140,21 +143,62 @@ def test_a_stopped_run_goes_on_to_the_same_files(go, script, monkeypatch, stop):
     assert contents(go(out="halves")) == whole
 
 
+def test_a_damaged_shard_is_named_and_made_again(go, capsys):
+    out = go()
+    whole = contents(out)
+    damaged = out / "shard-00001.h5"
+    damaged.write_bytes(whole[damaged.name][:-100])
+    capsys.readouterr()
+    assert contents(go()) == whole
+    told = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert len(told) == 1
+    assert told[0].startswith(f"warning: a damaged shard is made again: {damaged}: expected a readable HDF5 file")
+    rows = json.loads((out / "timing.json").read_text())
+    assert [(row["stage"], row["count"]) for row in rows] == [("max", 240), ("min", 240), ("label", 10), ("label", 4)]
+
+
+@pytest.mark.parametrize("what", ["checkpoint", "data"])
+def test_a_run_does_not_go_on_with_other_content(go, data, tmp_path, what):
+    folder = tmp_path / "data"
+    shutil.copytree(data, folder)
+    go("--data", str(folder), "--maximize", "--cycles", "1")
+    if what == "data":
+        like = gpuion.open_dataset(folder)
+        write_shard(folder / "shard-00000.h5", dataclasses.replace(like, diffusivity=like.diffusivity * 0.99), seed=3)
+    else:
+        go.net.meta["voxels"] = 12
+    with pytest.raises(ConfigError, match=f"other content of {what} = "):
+        go("--data", str(folder), "--maximize", "--cycles", "1")
+
+
+def test_labels_that_did_not_settle_set_no_mark_and_start_no_chain(data):
+    like = gpuion.open_dataset(data)
+    top = like.d_star.argmax()
+    part = dataclasses.replace(like, converged=torch.arange(6) != top)
+    assert extreme(part, maximize=True) == float(like.d_star.sort().values[-2])
+    first = starts(part, torch.tensor([0]), "data", maximize=True, seed=0)
+    assert torch.equal(first[0], like.centers[like.d_star.argsort()[-2]])
+    check_starts(part, 5)
+    with pytest.raises(ConfigError, match="chains = 6 exceeds the 5 structures"):
+        check_starts(part, 6)
+    with pytest.raises(DatasetError, match="none of the data's labels settled"):
+        check_starts(dataclasses.replace(like, converged=torch.zeros(6, dtype=torch.bool)))
+
+
 def test_one_direction_alone_gives_what_both_give(go):
     both, down = gpuion.open_dataset(go(out="both")), gpuion.open_dataset(go("--minimize", out="down"))
     assert set(down.family) == {"annealed-min"}
     assert torch.equal(down.centers, both.centers[5:])
 
 
-def test_starts_are_fresh_or_the_extremes(go, script, data):
+def test_starts_are_fresh_or_the_extremes(go, data):
     original = gpuion.open_dataset(data)
-    config = script.Config(start="data", chains=2)
     order = original.d_star.argsort()
-    up = script.starts(config, original, torch.tensor([0, 2]), "max")
-    down = script.starts(config, original, torch.tensor([1, 3]), "min")
+    up = starts(original, torch.tensor([0, 2]), "data", maximize=True, seed=0)
+    down = starts(original, torch.tensor([1, 3]), "data", maximize=False, seed=0)
     assert torch.equal(up, original.centers[order[[-1, -2]]])
     assert torch.equal(down, original.centers[order[[0, 1]]])
-    fresh = script.starts(script.Config(seed=3), original, torch.arange(6), "max")
+    fresh = starts(original, torch.arange(6), "random", maximize=True, seed=3)
     assert not any(torch.equal(a, b) for a in fresh for b in original.centers)
     go("--start", "data")
 

@@ -1,0 +1,61 @@
+"""Training, validation and test parts of one or more data sets.
+
+Each folder is split by itself. The first one's test part is the test set; the others' training and validation parts
+join in, their test parts stand apart. Structures whose label did not settle take no part, after the split: whether
+one settled does not change where the others are.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gpuion.dataset import Dataset, split
+from gpuion.errors import DatasetError
+from gpuion.training import Samples
+
+SPLIT_SEED = 0  # not the user's seed: a retrained network must not meet its test structures in training
+
+
+def divide(paths: Sequence[str], sets: Sequence[Dataset], voxels: int) -> dict[str, Samples]:
+    """Return training, validation and test structures, and each further folder's own test part.
+
+    Raises
+    ------
+    DatasetError
+        If a folder has other cells than the first, numbers that are not finite, or too few labels that settled.
+    """
+    first, chosen = sets[0], dict[str, list[tuple[Dataset, Tensor]]](train=[], validation=[], test=[])
+    for path, data in zip(paths, sets, strict=True):
+        _check(path, data, paths[0], first)
+        for name, index in zip(("train", "validation", "test"), split(len(data), SPLIT_SEED), strict=True):
+            key = name if data is first or name != "test" else f"test of {path}"
+            kept = index[data.settled[index]]
+            if not len(kept):
+                raise DatasetError(f"{path}: expected settled labels in each part of 60/20/20, found none in {name}")
+            chosen.setdefault(key, []).append((data, kept))
+    return {
+        name: Samples(
+            centers=torch.cat([data.centers[at] for data, at in pieces]),
+            target=torch.cat([data.mean_diffusivity[at] for data, at in pieces]).div(first.d_reference).float(),
+            id=torch.cat([data.id[at] for data, at in pieces]),
+            box=first.box, diameter=first.diameter, voxels=voxels,
+        )
+        for name, pieces in chosen.items()
+    }  # fmt: skip
+
+
+def _check(path: str, data: Dataset, home: str, first: Dataset) -> None:
+    same = (
+        [data.centers.shape[1], data.box, data.diameter],
+        [first.centers.shape[1], first.box, first.diameter],
+    )
+    if any(not math.isclose(found, expected, rel_tol=1e-6) for found, expected in zip(*same, strict=True)):
+        found, expected = ("N = {}, box = {}, diameter = {}".format(*values) for values in same)
+        raise DatasetError(f"{path}: expected {expected} as in {home}, found {found}")
+    if not torch.isfinite(data.diffusivity).all():
+        bad = data.id[~torch.isfinite(data.diffusivity).all(-1)].tolist()
+        raise DatasetError(f"{path}: diffusivity: expected finite numbers, found others at ids {bad[:5]}")
+    if len(data) < 5:
+        raise DatasetError(f"{path}: expected 5 structures or more to split 60/20/20, found {len(data)}")
