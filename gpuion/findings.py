@@ -4,7 +4,8 @@ Legend: n structures.
 
 A run folder holds dataset/ (of simulate.py, placed structures only) and, as far as they are there, check/ (made
 with --method both), model-1/, model-2/ … (of train.py), round-1/, round-2/ … (of anneal.py, round k by model k),
-annealed/ (the structures of all rounds; taken from these if missing) and timing.json (seconds by stage).
+annealed/ (the structures of all rounds; taken from these if missing). Each part may have a timing.json
+(`gpuion.timing`).
 
 Structures whose label did not settle count, but are never the best or the worst.
 """
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpuion import files
+from gpuion import files, timing
 from gpuion.dataset import Dataset, open_dataset
 from gpuion.errors import DatasetError
 from gpuion.training import metrics
@@ -46,7 +47,7 @@ class Round:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run folder's content; `made` holds the run.json of each part."""
+    """A run folder's content; `made` holds the run.json of each part, `timing` its timing.json."""
 
     path: Path
     data: Dataset
@@ -55,7 +56,7 @@ class Run:
     models: dict[str, Model]
     rounds: dict[str, Round]
     made: dict[str, dict[str, Any]]
-    timing: dict[str, float]
+    timing: dict[str, list[dict[str, Any]]]
 
 
 def load(path: Path) -> Run:
@@ -77,7 +78,7 @@ def load(path: Path) -> Run:
         annealed=_annealed(path, data, list(rounds)),
         check=open_dataset(path / "check") if (path / "check" / "dataset.json").is_file() else None,
         made={folder.name: _read(folder / "run.json") for folder in parts},
-        timing=_read(path / "timing.json") if (path / "timing.json").is_file() else {},
+        timing={folder.name: _read(folder / timing.NAME) for folder in parts if (folder / timing.NAME).is_file()},
     )  # fmt: skip
 
 
@@ -85,14 +86,14 @@ def summarize(run: Run) -> dict[str, Any]:
     """Return all figures of the report as JSON values; NaN becomes null.
 
     Ratios are exact D over exact D. An annealed structure beats the data if it goes beyond the data's extreme by
-    more than the estimated errors of the two labels together.
+    more than the estimated errors of the two labels together. `missed` names the ends for which it was tried in vain.
     """
     summary: dict[str, Any] = {
         "dataset": {
             "structures": len(run.data), "d_reference": run.data.d_reference, **_extremes(run.data),
             "families": {name: _distribution(part.mean_diffusivity) for name, part in groups(run.data).items()},
         },
-        "annealed": None, "ratios": None, "beats_dataset": None,
+        "annealed": None, "ratios": None, "beats_dataset": None, "missed": [],
         "models": {name: model.metrics for name, model in run.models.items()},
         "annealed_predictions": {name: _by_direction(each.data) for name, each in run.rounds.items()},
         "kmc": None if run.check is None else agreement(run.check),
@@ -111,7 +112,10 @@ def summarize(run: Run) -> dict[str, Any]:
             f"{end}_annealed_over_{end}_dataset": found[end]["D"] / known[end]["D"] for end in ("best", "worst")
         }
         gain = {"best": found["best"]["D"] - known["best"]["D"], "worst": known["worst"]["D"] - found["worst"]["D"]}
-        summary["beats_dataset"] = {end: gain[end] > found[end]["error"] + known[end]["error"] for end in gain}
+        beats = {end: gain[end] > found[end]["error"] + known[end]["error"] for end in gain}
+        tried = {"best": DIRECTIONS["max"], "worst": DIRECTIONS["min"]}
+        summary["beats_dataset"] = beats
+        summary["missed"] = [end for end in beats if not beats[end] and tried[end] in run.annealed.family]
     return _plain(summary)
 
 
@@ -130,15 +134,10 @@ def groups(data: Dataset) -> dict[str, Dataset]:
     return {key[-1]: data.subset(torch.tensor(members[key])) for key in sorted(members)}
 
 
-def settled(data: Dataset) -> Tensor:
-    """Return which labels settled, bool [n]."""
-    return torch.ones(len(data), dtype=torch.bool) if data.converged is None else data.converged.bool()
-
-
 def position(data: Dataset, *, best: bool) -> int:
     """Return the position of the structure of highest or lowest D among those whose label settled."""
     sign = 1.0 if best else -1.0
-    usable = settled(data)
+    usable = data.settled
     if not bool(usable.any()):
         raise DatasetError("none of the labels settled, so there is no best or worst structure; solve them again")
     return int(torch.where(usable, sign * data.mean_diffusivity, -math.inf).argmax())
@@ -168,7 +167,7 @@ def agreement(check: Dataset) -> dict[str, Any]:
 def walks_settled(check: Dataset) -> Tensor:
     """Return which structures have both a settled walk and a settled exact label, bool [n]."""
     walks = torch.ones(len(check), dtype=torch.bool) if check.converged_kmc is None else check.converged_kmc.bool()
-    return walks & settled(check)
+    return walks & check.settled
 
 
 def _numbered(path: Path, kind: str, needed: str) -> list[Path]:
@@ -216,7 +215,7 @@ def _extremes(data: Dataset) -> dict[str, Any]:
             column = getattr(data, key)
             if column is not None:
                 ends[name][key] = column[i].item()
-    return {**ends, "unsettled": int((~settled(data)).sum())}
+    return {**ends, "unsettled": int((~data.settled).sum())}
 
 
 def _distribution(D: Tensor) -> dict[str, float]:

@@ -22,7 +22,7 @@ def arrangements(run: Run) -> list[Arrangement]:
         ends = [(data, findings.position(data, best=best)) for data in sets]
         D = [float(data.mean_diffusivity[i]) for data, i in ends]
         chosen.append((title, *ends[(np.argmax if best else np.argmin)(D)]))
-    random = np.flatnonzero((run.data.family == "random") & findings.settled(run.data).numpy())
+    random = np.flatnonzero((run.data.family == "random") & run.data.settled.numpy())
     if len(random):
         order = run.data.mean_diffusivity[torch.from_numpy(random)].argsort(stable=True)
         chosen.insert(1, ("Typical at random", run.data, int(random[order[(len(order) - 1) // 2]])))

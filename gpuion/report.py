@@ -3,10 +3,15 @@ side by side as arrangements.png, and summary.json.
 
     python -m gpuion.report runs/demo
 
-`gpuion.findings` says what the folder holds; every number of the page is computed from its files.
+`gpuion.findings` says what the folder holds; every number of the page is computed from its files. The exit code is 3
+if annealing found nothing beyond the best placed structure, or nothing beyond the worst; the page says so, too.
 """
 
-import argparse
+if __name__ == "__main__":  # before torch, which takes seconds to load: a stop meanwhile is one line, too
+    from gpuion.errors import expect_stops
+
+    expect_stops()
+
 import datetime as dt
 import html
 import json
@@ -17,9 +22,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from gpuion import files, findings, plots
+from gpuion import files, findings, plots, timing
+from gpuion.config import Parser
 from gpuion.dataset import Dataset
-from gpuion.errors import GpuionError, run_script
+from gpuion.errors import GpuionError, fail, run_script
 from gpuion.findings import Run
 from gpuion.gallery import Arrangement, arrangements, pictures
 from gpuion.markup import count, document, image, number, table
@@ -29,12 +35,16 @@ from gpuion.training import metrics
 
 def main() -> None:
     """Read, compute, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python -m gpuion.report", description=__doc__)
     parser.add_argument("run", type=Path, help="the run folder")
+    given = parser.parse_args()
     try:
-        write(parser.parse_args().run)
+        summary = write(given.run)
     except ImportError as error:
         raise GpuionError(str(error)) from None
+    if summary["missed"]:
+        ends = " and none beyond the ".join(summary["missed"])
+        fail(f"annealing found none beyond the {ends} placed structure, errors considered; the page says so", 3)
 
 
 def write(path: str | Path) -> dict[str, Any]:
@@ -70,7 +80,7 @@ def page(run: Run, summary: dict[str, Any], shown: list[Arrangement]) -> str:
     """Return the whole page of a run, its summary and its pictures."""
     parts = [
         _head(run, summary), pictures(run, shown), _families(run, summary), _predictions(run), _annealing(run),
-        _check(run, summary), _figures(run, summary), _making(run, summary),
+        _check(run, summary), _figures(summary), _making(run, summary),
     ]  # fmt: skip
     return document(f"gpuion: {run.path.resolve().name}", "".join(parts))
 
@@ -223,7 +233,7 @@ def _check(run: Run, summary: dict[str, Any]) -> str:
     return f"<section><h2>Two ways to the same number</h2>{drawn}<p>{text}</p></section>\n"
 
 
-def _figures(run: Run, summary: dict[str, Any]) -> str:
+def _figures(summary: dict[str, Any]) -> str:
     """Return the numbers of summary.json as tables."""
     rows = []
     for where in ("dataset", "annealed"):
@@ -253,19 +263,23 @@ def _figures(run: Run, summary: dict[str, Any]) -> str:
     text += table(["placed family", "structures", "min D", "median", "mean", "max"], rows)
     lost = summary["dataset"]["unsettled"] + (summary["annealed"] or {"unsettled": 0})["unsettled"]
     text += f'<p class="soft">Labels that did not settle: {lost}.</p>'
-    if run.timing:
-        text += table(["stage", "seconds"], [[name, f"{seconds:.1f}"] for name, seconds in run.timing.items()])
     return f"<section><h2>The figures</h2>{text}</section>\n"
 
 
 def _making(run: Run, summary: dict[str, Any]) -> str:
-    rows, details = [], ""
+    rows: list[list[Any]] = []
+    details = ""
     for name, made in run.made.items():
         rows.append(
             [name, f"{made.get('script')}.py", *(made.get(k, "") for k in ("gpuion", "torch", "numpy", "commit"))]
         )
         config = html.escape(json.dumps(made.get("config"), indent=1))
         details += f"<details><summary>{html.escape(name)}: configuration</summary><pre>{config}</pre></details>"
+    if run.timing:
+        details += table(timing.HEADER, timing.rows(run.timing))
+        details += (
+            '<p class="soft">A row is one start of a script that came to its end; stopped ones are not timed.</p>'
+        )
     model = html.escape(", ".join(f"{key} = {value}" for key, value in vars(run.data.model).items()))
     mine = summary["made_by"]
     now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC")
