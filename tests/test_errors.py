@@ -71,9 +71,12 @@ def main():
     try:
         print("ready", flush=True)
         time.sleep(60)
-    finally:
+    except KeyboardInterrupt:
         print("tidying", flush=True)
-        time.sleep(60)
+        try:
+            time.sleep(60)
+        except KeyboardInterrupt:
+            time.sleep(60)
 run_script(main)
 """
 
