@@ -4,6 +4,9 @@ Each function does for one walker or one structure what a kernel's lane or progr
 same arithmetic, so that the results are equal bit for bit.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 import numba
 import numpy as np
 import torch
@@ -14,6 +17,21 @@ from gpuion.kernels.reference import Stream
 
 _HOP, _DRAW, _PARENT = int(Stream.WALK_HOP), int(Stream.DRAW), int(Stream.PARENT)
 _UNIT = 2.0**-32
+
+
+@contextlib.contextmanager
+def _threads() -> Iterator[None]:
+    """Give numba as many threads as torch has, and torch its own number back.
+
+    The first parallel kernel of a process sets OpenMP's count to numba's largest, and torch goes by that count.
+    """
+    threads = torch.get_num_threads()
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
 
 
 @numba.njit(cache=True, inline="always")
@@ -93,8 +111,8 @@ def walk(
     hops = torch.empty((B, W), dtype=torch.int32)
     arrays = [tensor.contiguous().numpy() for tensor in (labels, leave, enter, start, quads, ids)]
     keys = np.uint32(seed & 0xFFFFFFFF), np.uint32((seed >> 32) & 0xFFFFFFFF)
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
-    _walk(*arrays, *keys, displacement.numpy(), hops.numpy())
+    with _threads():
+        _walk(*arrays, *keys, displacement.numpy(), hops.numpy())
     return displacement, hops
 
 
@@ -195,11 +213,11 @@ def fill(
     centers = torch.zeros(len(ids), n_particles, 3)
     placed = torch.zeros(len(ids), dtype=torch.int64)
     keys = np.uint32(seed & 0xFFFFFFFF), np.uint32((seed >> 32) & 0xFFFFFFFF)
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
-    _fill(
-        ids.numpy(), slabs.contiguous().numpy(), centers.numpy(), placed.numpy(), *keys, box, diameter, *distance,
-        gap, axes.numpy(), patience, max_draws,
-    )  # fmt: skip
+    with _threads():
+        _fill(
+            ids.numpy(), slabs.contiguous().numpy(), centers.numpy(), placed.numpy(), *keys, box, diameter, *distance,
+            gap, axes.numpy(), patience, max_draws,
+        )  # fmt: skip
     return centers, placed
 
 
@@ -238,8 +256,8 @@ def site_classes(
     blocked: int, classes: Tensor,
 ) -> None:  # fmt: skip
     """Write the classes [X, Y, Z] of one structure's sites; twin of `medium.brick_classes`, which says more."""
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
-    _site_classes(images.numpy(), spacing, radius, reach, width, cutoff, scale, blocked, classes.numpy())
+    with _threads():
+        _site_classes(images.numpy(), spacing, radius, reach, width, cutoff, scale, blocked, classes.numpy())
 
 
 @numba.njit(cache=True, parallel=True)
@@ -267,5 +285,5 @@ def _voxelize(image, centers, radius, spacing):
 
 def voxelize(image: Tensor, centers: Tensor, *, radius: float, spacing: float) -> None:
     """Set the voxels of images float32 [B, V, V, V] inside spheres at float64 [B, N, 3]; twin of `voxels.draw`."""
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
-    _voxelize(image.numpy(), centers.contiguous().numpy(), radius, spacing)
+    with _threads():
+        _voxelize(image.numpy(), centers.contiguous().numpy(), radius, spacing)
