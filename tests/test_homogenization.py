@@ -1,4 +1,4 @@
-"""homogenize against closed forms, a dense solver built bond by bond, and its own error estimate."""
+"""homogenize against closed forms and a dense solver built bond by bond; symmetries; the same bits everywhere."""
 
 import math
 
@@ -22,15 +22,6 @@ def make(labels, diffusivity, potential, **options):
 
 def random_labels(shape, classes, seed):
     return torch.randint(0, classes, shape, generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-
-
-def smooth_labels(edge, seed, correlation=4.0):
-    """Return 256 equally spaced levels of a Gaussian random field, uint8 [1, edge, edge, edge]."""
-    noise = torch.randn(edge, edge, edge, generator=torch.Generator().manual_seed(seed))
-    k = torch.fft.fftfreq(edge) * edge
-    square = k[:, None, None] ** 2 + k[:, None] ** 2 + torch.fft.rfftfreq(edge).mul(edge) ** 2
-    field = torch.fft.irfftn(torch.fft.rfftn(noise) * torch.exp(-square / (2 * correlation**2)), s=noise.shape)
-    return (field / field.std() * 40 + 128).clamp(0, 255).to(torch.uint8)[None]
 
 
 def spheres(edge, volume_fraction):
@@ -146,27 +137,40 @@ def test_checkerboard_tends_to_the_geometric_mean():
 
 
 # Effective D of simple cubic arrays of insulating spheres (Rayleigh / McPhedran & McKenzie 1978 multipole series).
-ARRAYS = {0.05: 0.97560806, 0.1: 0.95234656, 0.2: 0.90837880, 0.3: 0.86523035, 0.4: 0.81684986}
+ARRAYS = {0.0: 1.0, 0.05: 0.97560806, 0.1: 0.95234656, 0.2: 0.90837880, 0.3: 0.86523035, 0.4: 0.81684986}
+EDGES = np.array([24, 28, 32, 36, 40, 44, 48, 56, 64])  # 24: the gap between spheres is two sites at 0.4, four at 0.3
 
 
-@pytest.mark.parametrize("volume_fraction", ARRAYS)
+def intercept(y, *powers):
+    """Fit y = c₀ + Σ c_k h^k and return c₀ and the standard error that the scatter of y gives it."""
+    X = np.stack([EDGES ** (-float(k)) for k in (0, *powers)], 1)
+    c = np.linalg.lstsq(X, y, rcond=None)[0]
+    variance = np.square(y - X @ c).sum() / (len(y) - X.shape[1])
+    return c[0], math.sqrt(variance * np.linalg.inv(X.T @ X)[0, 0])
+
+
+@pytest.mark.parametrize("volume_fraction", [phi for phi in ARRAYS if phi])
 def test_sphere_array_extrapolates_to_the_multipole_series(volume_fraction):
-    edges = np.array([16, 24, 32, 40, 48, 64])
-    exact = ARRAYS[volume_fraction]
-    found = []
-    for edge in edges:
-        result = homogenize(make(spheres(int(edge), volume_fraction), [1.0, 0.0], [0.0, INF]), tolerance=1e-4)
-        D = result.diffusivity[0].numpy()
+    series = np.polynomial.Polynomial.fit(list(ARRAYS), list(ARRAYS.values()), len(ARRAYS) - 1)
+    deviation = []
+    for edge in EDGES:
+        labels = spheres(int(edge), volume_fraction)
+        D = homogenize(make(labels, [1.0, 0.0], [0.0, INF]), tolerance=1e-4).diffusivity[0].numpy()
         np.testing.assert_allclose(D, D[0], rtol=1e-4)
-        found.append(D[0])
-    deviation = np.array(found) / exact - 1
-    assert (deviation < 0).all()
-    assert abs(deviation[[2, 5]] / deviation[[0, 2]]).max() < 0.75  # order h, which would be 0.5, and mask scatter
-    h = 1 / edges
-    fit = np.linalg.lstsq(np.stack([h**0, h, h**2], 1), np.array(found), rcond=None)[0][0]
-    # The voxelised sphere's volume is off by up to 0.5% at 32 sites and more, irregularly; six points leave three
-    # times the resulting 0.2% of D in the fit. Measured: -0.34, -0.20, -0.11, +0.46, +0.57%.
-    assert fit == pytest.approx(exact, rel=0.007)
+        # The voxels of a sphere have up to 3.5% another volume: the series at theirs leaves shape and stencil alone.
+        deviation.append(D[0] / series(float(labels.double().mean())) - 1)
+    deviation = np.array(deviation)
+    coarse, middle, fine = deviation[[0, 4, 8]]
+    assert coarse < middle < fine < 0
+    # Bonds end half a site before a surface, so the deviation is c h: 24/40 and 40/64 of it, which the masks' scatter
+    # (up to 7% at 24 sites) blurs, where order 1/2 would be 0.77 and order 2 0.36.
+    assert 0.5 < middle / coarse < 0.7
+    assert 0.5 < fine / middle < 0.7
+    (linear, sigma), (quadratic, _) = intercept(deviation, 1), intercept(deviation, 1, 2)
+    # What the order of the fit leaves open, and three standard errors of the masks' scatter: 0.13, 0.12, 0.26, 0.32
+    # and 0.73% here, where the fit is off by -0.10, -0.04, +0.03, -0.02 and +0.09%.
+    allowed = abs(linear - quadratic) + 3 * sigma
+    assert abs(linear) < allowed < 0.01
 
 
 def test_random_spheres_stay_below_the_hashin_shtrikman_bound():
@@ -237,58 +241,6 @@ def test_common_shift_of_the_potential_changes_nothing(offset):
     assert float(D) == pytest.approx(expected, rel=2e-9)
 
 
-@pytest.mark.parametrize("contrast", [1e4, 1e6, 1e8])
-def test_strong_contrast_agrees_with_the_dense_solution(contrast):
-    D, U = [1.0, contrast, 1.0], [0.0, 0.0, INF]
-    labels = random_labels((1, 8, 7, 6), 3, seed=5)
-    result = homogenize(make(labels, D, U), tolerance=1e-4)
-    assert result.converged.all()
-    # Beyond 1e4 plateaus of the energy can hide what is left: of 48 values at 1e5 … 1e8 one missed, by 2.5 times.
-    for axis, e in enumerate(np.eye(3)):
-        exact = dense(labels[0].numpy(), D, U, e)
-        assert float(result.diffusivity[0, axis]) == pytest.approx(exact, rel=3e-4)
-
-
-def calibration_media():
-    """Return over a hundred small media of several kinds, as batches."""
-    for axis, (family, more) in enumerate(
-        [("random", {}), ("chained", {"distance": (7.5, 9.0)}), ("gapped", {"gap": 6.0, "axes": (0,)})]
-    ):
-        centers = gpuion.place(family, n_structures=8, n_particles=2, box=16.0, diameter=7.0, seed=axis, **more)
-        yield gpuion.electrolyte(centers, box=16.0, diameter=7.0)
-    for sigma in (0.5, 1.0, 2.0):
-        labels = torch.cat([smooth_labels(10, seed) for seed in range(8)])
-        yield make(labels, [1.0] * 256, [sigma * (k - 128) / 40 for k in range(256)])
-    for share in (0.36, 0.45, 0.6):
-        noise = torch.rand(8, 8, 9, 10, generator=torch.Generator().manual_seed(0))
-        yield make((noise > share).to(torch.uint8), [1.0, 1.0], [0.0, INF])
-    for contrast in (10.0, 100.0, 1e3, 1e4):
-        labels = torch.cat([(smooth_labels(10, 100 + k) > 110 + 5 * k).to(torch.uint8) for k in range(8)])
-        yield make(labels, [1.0, contrast], [0.0, 0.0])
-
-
-def test_error_estimate_is_rarely_too_small():
-    media = list(calibration_media())
-    exact = [homogenize(medium, tolerance=1e-9).diffusivity for medium in media]
-    for tolerance in (1e-2, 1e-4):
-        true, estimated = [], []
-        for medium, D in zip(media, exact, strict=True):
-            result = homogenize(medium, tolerance=tolerance)
-            assert result.converged.all()
-            assert (result.error <= tolerance).all()
-            excess = result.diffusivity - D
-            assert (excess >= -2e-9 * D - 1e-14).all()  # an upper bound, up to the error of `exact`
-            floor = D.new_tensor(1e-300)
-            true.append(torch.where(D > 1e-9, excess / torch.maximum(D, floor), 0.0).flatten())
-            estimated.append(result.error.flatten())
-        true, estimated = torch.cat(true), torch.cat(estimated)
-        # Measured: of 312 values none is above its estimate or the tolerance at either tolerance (closest 0.999 and
-        # 0.947 of the estimate), the median is 0.06 and 0.03 of it. Two in a hundred are allowed, and a factor 2.
-        assert len(true) >= 300
-        assert (true > estimated).sum() <= 6
-        assert (true <= 2 * tolerance).all()
-
-
 def solved_as(medium, threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -338,29 +290,3 @@ def test_structure_without_open_site_is_named():
     labels[1] = 1
     with pytest.raises(ValueError, match="structure 1 of 3 has no open site"):
         homogenize(make(labels, [1.0, 1.0], [0.0, INF]))
-
-
-def test_too_few_iterations_are_owned_up_to():
-    medium = make(random_labels((1, 9, 8, 7), 2, seed=1), [1.0, 1e3], [0.0, 0.0])
-    exact = homogenize(medium, tolerance=1e-9).diffusivity
-    for limit in (1, 5, 10):
-        result = homogenize(medium, tolerance=1e-6, max_iterations=limit)
-        assert not result.converged.any()
-        assert result.iterations.tolist() == [limit]
-        assert (result.diffusivity > exact).all()  # still an upper bound
-
-
-def test_rounding_of_single_precision_is_noticed_and_mended(monkeypatch):
-    labels = random_labels((1, 12, 12, 12), 2, seed=6)
-    labels[0, 4, :, 1:] = 2  # a wall with one row of holes: D is 1e-4 of the Voigt bound
-    medium = make(labels, [1.0, 100.0, 1e-8], [0.0, 0.0, 0.0])
-    kinds = []
-    solve = homogenization._solve
-    monkeypatch.setattr(
-        homogenization, "_solve", lambda s, dtype, limits: kinds.append(dtype) or solve(s, dtype, limits)
-    )
-    result = homogenize(medium, tolerance=1e-6)
-    exact = homogenize(medium, tolerance=1e-9).diffusivity
-    assert kinds[:2] == [torch.float32, torch.float64]
-    assert result.converged.all()
-    assert ((result.diffusivity / exact - 1).abs() < 1e-6).all()
