@@ -1,0 +1,68 @@
+"""Labels: the same for any batch and any number of threads, with errors that mean something where D is nothing."""
+
+import pytest
+import torch
+
+import gpuion
+from gpuion.labeling import label
+
+
+def test_labels_do_not_depend_on_batch_or_threads():
+    centers = gpuion.place("random", n_structures=3, n_particles=8, box=20.0, volume_fraction=0.05)
+    setting = {"box": 20.0, "diameter": gpuion.sphere_diameter(8, 20.0, 0.05), "method": "both", "walkers": 1000}
+    setting |= {"time": 20.0, "tolerance": 1e-2}
+    ids, threads = torch.arange(3), torch.get_num_threads()
+    many = label(centers, ids=ids, **setting)
+    try:
+        torch.set_num_threads(1)
+        alone = label(centers[2:], ids=ids[2:], **setting)
+    finally:
+        torch.set_num_threads(threads)
+    for name, value in vars(many).items():
+        assert torch.equal(value[2:], getattr(alone, name)), name
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(ValueError, match="method must be one of exact, kmc, both, got 'guess'"):
+        label(torch.zeros(1, 1, 3), box=10.0, diameter=3.0, method="guess")
+
+
+def test_a_label_of_the_laptop_cell_does_not_depend_on_threads():
+    diameter = gpuion.sphere_diameter(27, 50.0, 0.1)
+    centers = gpuion.place("random", n_structures=1, n_particles=27, box=50.0, diameter=diameter, seed=2)
+    threads, labels = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            labels.append(label(centers, box=50.0, diameter=diameter, tolerance=1e-2))
+    finally:
+        torch.set_num_threads(threads)
+    for name in ("diffusivity", "standard_error", "converged"):
+        assert torch.equal(getattr(labels[0], name), getattr(labels[1], name)), name
+
+
+def crooked_wall():
+    """Return overlapping spheres [1, 32, 3] that shut x though no layer of sites is shut.
+
+    One half of the wall stands at x = 2, the other at x = 10, and two sheets along x join them.
+    """
+    columns = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 2), (2, 3)]
+    return torch.tensor([[(4.0 * x + 2, 4.0 * y + 2, 4.0 * z + 2) for x, y in columns for z in range(4)]])
+
+
+def test_the_error_of_a_label_of_nothing_is_that_of_the_bounds_scale():
+    cell = {"box": 16.0, "diameter": 6.5}
+    labels = label(crooked_wall(), **cell, tolerance=1e-3)
+    medium = gpuion.electrolyte(crooked_wall(), **cell)
+    assert not (medium.labels == 255).flatten(2).all(-1).any()
+    # Nothing gets through, so D_xx is all error, and the label says so.
+    D, error = labels.diffusivity[0], labels.standard_error[0]
+    assert 0 <= D[0] <= error[0]
+    # Voigt bound by hand: the bonds along each axis.
+    weight = torch.exp(-medium.potential)[medium.labels.long()]
+    mobility = (medium.diffusivity[medium.labels.long()] * weight).sqrt()
+    voigt = torch.stack([(mobility * mobility.roll(-1, axis)).sum() for axis in (1, 2, 3)]) / weight.sum()
+    result = gpuion.homogenize(medium, tolerance=1e-3)
+    assert D[0] < 1e-6 * voigt[0] < D[1:].min()
+    torch.testing.assert_close(result.scale[0], torch.maximum(D, 1e-6 * voigt), rtol=1e-12, atol=0)
+    assert torch.equal(error, result.error[0] * result.scale[0])
