@@ -24,7 +24,7 @@ REDRAWS = 31
 """Further arrangements tried for a structure that jams; at worst (27 spheres, three slabs) one in four."""
 
 _CONTACT = 1 + 1e-6  # relative; spheres chained "from contact" start this far apart
-_CHOICE, _REDRAW = 0, 2  # sub-indices of Stream.FAMILY; 1 is dataset.split's
+_CHOICE, _REDRAW = 0, 1  # sub-indices of Stream.FAMILY
 
 
 @dataclasses.dataclass(frozen=True)

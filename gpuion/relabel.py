@@ -187,7 +187,7 @@ def pick_uniform(scores: Tensor, count: int, *, low: float, high: float, seed: i
         raise ValueError(f"pick_uniform needs count ≥ 0 and low ≤ high, got {count}, {low}, {high}")
     inside = ((scores >= low) & (scores <= high)).nonzero()[:, 0]
     number = torch.arange(len(scores), device=scores.device)
-    inside = inside[philox(seed, number, 1, 0, Stream.MOVE)[0][inside].argsort(stable=True)]
+    inside = inside[philox(seed, number, 0, 0, Stream.CHOICE)[0][inside].argsort(stable=True)]
     width = max((high - low) / _BINS, 1e-300)
     bins = ((scores[inside].double() - low) / width).long().clamp(max=_BINS - 1)
     order, sizes = bins.argsort(stable=True), bins.bincount(minlength=_BINS)

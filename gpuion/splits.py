@@ -20,7 +20,7 @@ def split(n: int, seed: int, fractions: tuple[float, float, float] = (0.6, 0.2, 
     """
     if min(fractions) < 0 or not math.isclose(sum(fractions), 1.0) or n < 0:
         raise ValueError(f"n and the fractions must be ≥ 0, the fractions add up to 1; got {n} and {fractions}")
-    word = philox(seed, 0, 1, torch.arange(n), Stream.FAMILY)[0]  # sub-index 0 is the design's
+    word = philox(seed, 0, 0, torch.arange(n), Stream.SPLIT)[0]
     held = [math.floor(n * fraction + 1e-9) for fraction in fractions[1:]]
     train, validation, test = torch.argsort(word, stable=True).split([n - sum(held), *held])
     return train, validation, test

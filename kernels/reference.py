@@ -15,6 +15,7 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _MASK = 0xFFFFFFFF
 
 
+@enum.unique
 class Stream(enum.IntEnum):
     """The last counter word: what a random number is for, so that no two uses share one."""
 
@@ -26,6 +27,8 @@ class Stream(enum.IntEnum):
     MOVE = 6
     FAMILY = 7
     AUGMENT = 8
+    SPLIT = 9
+    CHOICE = 10
 
 
 def philox(seed: int, c0: Tensor | int, c1: Tensor | int, c2: Tensor | int, c3: int) -> tuple[Tensor, ...]:

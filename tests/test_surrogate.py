@@ -87,19 +87,22 @@ def test_tied_convolution_is_a_sum_over_periodic_neighbours():
 
 def test_feature_norm_is_batch_norm():
     torch.manual_seed(0)
-    ours, theirs = FeatureNorm(4), torch.nn.BatchNorm1d(4)
-    x = torch.randn(6, 4, requires_grad=True)
+    ours, theirs = FeatureNorm(4).double(), torch.nn.BatchNorm1d(4).double()
+    x = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
     y = x.detach().clone().requires_grad_()
-    weights = torch.randn(6, 4)
+    weights = torch.randn(6, 4, dtype=torch.float64)
     for _ in range(2):
         (ours(x) * weights).sum().backward()
         (theirs(y) * weights).sum().backward()
-    # Float32 values of order 1.
-    assert torch.allclose(ours(x), theirs(y), atol=1e-6)
-    assert torch.allclose(x.grad, y.grad, atol=1e-5)
-    assert torch.allclose(ours.running_mean, theirs.running_mean, atol=1e-6)
-    assert torch.allclose(ours.running_var, theirs.running_var, atol=1e-6)
-    assert torch.allclose(ours.eval()(x), theirs.eval()(y), atol=1e-6)
+    # Sums of six float64 values of order 1 over deviations of order 1: some 1e-15 each.
+    for a, b in (
+        (ours(x), theirs(y)),
+        (x.grad, y.grad),
+        (ours.running_mean, theirs.running_mean),
+        (ours.running_var, theirs.running_var),
+        (ours.eval()(x), theirs.eval()(y)),
+    ):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("boundary", ["tiled", "zero"])
