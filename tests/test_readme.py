@@ -1,11 +1,14 @@
-"""The README's Python runs as it stands, and its commands are the scripts' own."""
+"""The README's Python runs as it stands, its commands are the scripts' own, and what it names is there."""
 
+import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import gpuion
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -22,11 +25,63 @@ def test_the_first_example_runs(tmp_path):
     assert result.stdout.count("tensor") == 6
 
 
-@pytest.mark.parametrize("script", ["simulate.py", "train.py", "anneal.py"])
-def test_commands_have_only_known_flags(script):
-    shown = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True, check=True)
-    for document in ("README.md", "Makefile"):
-        text = (ROOT / document).read_text().replace("\\\n", " ")
-        for command in re.findall(rf"{script} (.*)", text):
-            for flag in re.findall(r"(?<!\S)--[a-z-]+", command.split("`")[0]):
-                assert flag in shown.stdout, (document, flag)
+def commands(text):
+    """Return (script or module, flags) of every command in a text that runs Python or torchrun."""
+    found = []
+    for line in text.replace("\\\n", " ").splitlines():
+        for words in re.findall(r"(?:python\S*|torchrun) (.*)", line):
+            target = re.search(r"(?:^| )(?:-m (gpuion\.\w+)|(\w+\.py))(?= |$|`)(.*)", words.split("#")[0])
+            if target:
+                module, script, rest = target.groups()
+                found.append((module or script, re.findall(r"(?<!\S)--[\w-]+", rest.split("`")[0])))
+    return found
+
+
+DOCUMENTS = {name: (ROOT / name).read_text() for name in ("README.md", "Makefile")}
+COMMANDS = {name: commands(text) for name, text in DOCUMENTS.items()}
+
+
+@pytest.mark.parametrize("target", sorted({target for found in COMMANDS.values() for target, _ in found}))
+def test_commands_have_only_known_flags(target):
+    how = ["-m", target] if target.startswith("gpuion.") else [ROOT / target]
+    shown = subprocess.run([sys.executable, *how, "--help"], capture_output=True, text=True, check=True).stdout
+    known = set(re.findall(r"--[\w-]+", shown))
+    for document, found in COMMANDS.items():
+        for name, flags in found:
+            assert name != target or set(flags) <= known, (document, set(flags) - known)
+
+
+def test_the_commands_of_all_scripts_were_found():
+    assert [name for name, _ in commands("python simulate.py --a\ntorchrun --n=2 train.py --b")] == [
+        "simulate.py", "train.py",
+    ]  # fmt: skip
+    assert commands("see `python anneal.py --x-y 3`, or `--z`") == [("anneal.py", ["--x-y"])]
+    assert commands("$(BIN)/python -m gpuion.report --out \\\n  --in") == [("gpuion.report", ["--out", "--in"])]
+    in_readme = {name for name, _ in COMMANDS["README.md"]}
+    assert in_readme >= {"simulate.py", "train.py", "anneal.py", "gpuion.report", "gpuion.dataset"}
+
+
+def test_nothing_is_left_to_fill_in():
+    for document in sorted(ROOT.glob("*.md")):
+        assert not re.search(r"\b(TODO|TBD|XXX|FIXME)\b", document.read_text()), document.name
+
+
+def test_links_and_files_exist():
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", README) if not re.match(r"https?://|#", link)]
+    assert "docs/arrangements.png" in links
+    for link in links:
+        assert (ROOT / link.split("#")[0]).exists(), link
+    text = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+    quoted = re.findall(r"`([^`\n]+)`", text)
+    modules = [name for name in quoted if re.fullmatch(r"gpuion\.\w+", name)]
+    files = [name for name in quoted if re.fullmatch(r"[\w./-]+(\.\w+|/)|Makefile", name) and name not in modules]
+    files = [name for name in files if not name.startswith("runs/")]  # what the commands make
+    assert {"Makefile", "simulate.py", "gpuion/shards.py", "CONTRIBUTING.md"} <= set(files)
+    for name in files:
+        assert (ROOT / name).exists(), name
+    for name in modules:
+        assert importlib.util.find_spec(name) or hasattr(gpuion, name.split(".")[1]), name
+    presets = re.findall(r"--preset (\w+)", README)
+    assert presets
+    for preset in presets:
+        assert (ROOT / "configs" / f"{preset}.toml").exists(), preset
