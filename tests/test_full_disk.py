@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_training import SMALL, write_folder
+from test_train_script import SMALL, write_folder
 
 import gpuion
 from gpuion import training

@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from test_training import script, write_folder
+from test_train_script import script, write_folder
 
 from gpuion.dataset import open_dataset
 from gpuion.errors import DatasetError
