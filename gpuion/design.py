@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from gpuion.errors import PackingError
+from gpuion.insertion import Rules
 from gpuion.kernels.reference import Stream, philox, pick, uniform
-from gpuion.packing import place
+from gpuion.packing import fill, jam, place
 
 REDRAWS = 31
 """Further arrangements tried for a structure that jams; at worst (27 spheres, three slabs) one in four."""
@@ -77,7 +78,7 @@ class Design:
             raise ValueError(
                 "a design needs a chained range or more, and three gapped widths: for one, two, three axes"
             )
-        self.place(Case("random"), [], self.seed)
+        self._check(Case("random"))
         ranges = tuple(self._pair("chained_ranges", pair) for pair in self.ranges)
         widths = tuple(self._pair("gapped_widths", pair) for pair in self.widths)
         object.__setattr__(self, "ranges", ranges)
@@ -85,7 +86,7 @@ class Design:
         cases = [Case("chained", distance=pair) for pair in ranges]
         cases += [Case("gapped", gap=hi, axes=tuple(range(k + 1))) for k, (_, hi) in enumerate(widths)]
         for case in cases:
-            self.place(case, [], self.seed)
+            self._check(case)
 
     def _pair(self, name: str, pair: object) -> tuple[float, float]:
         lo, hi = pair if isinstance(pair, list | tuple) and len(pair) == 2 else (None, None)
@@ -119,12 +120,21 @@ class Design:
             axes=choices[int(pick(words[2], len(choices)))],
         )
 
-    def place(self, case: Case, ids: list[int], seed: int, device: torch.device | str = "cpu") -> Tensor:
-        """Place the structures of these numbers as one case, float32 [B, N, 3]."""
-        return place(
-            case.family, n_structures=len(ids), n_particles=self.particles, box=self.box,
-            diameter=self.diameter, distance=case.distance, gap=case.gap, axes=case.axes, seed=seed,
-            device=device, ids=ids,
+    def rules(self, cases: list[Case], seed: int) -> Rules:
+        """Return the rules of structures of these cases."""
+        ranges = [case.distance or (0.0, 0.0) for case in cases]
+        return Rules(
+            n_particles=self.particles, box=float(self.box), diameter=float(self.diameter), seed=seed,
+            distance=torch.tensor(ranges, dtype=torch.float64).reshape(-1, 2),
+            gap=torch.tensor([case.gap or 0.0 for case in cases], dtype=torch.float64),
+            axes=torch.tensor([[axis in (case.axes or ()) for axis in range(3)] for case in cases]).reshape(-1, 3),
+        )  # fmt: skip
+
+    def _check(self, case: Case) -> None:
+        """Raise ValueError for a case that no arrangement can satisfy."""
+        place(
+            case.family, n_structures=0, n_particles=self.particles, box=self.box, diameter=self.diameter,
+            distance=case.distance, gap=case.gap, axes=case.axes, seed=self.seed,
         )  # fmt: skip
 
 
@@ -151,10 +161,10 @@ def choose(design: Design, count: int | None = None) -> list[int]:
 
 
 def arrange(design: Design, numbers: list[int], device: torch.device | str = "cpu") -> Tensor:
-    """Return the centres of some structures, float32 [B, N, 3]; those of one case are placed together.
+    """Return the centres of some structures, float32 [B, N, 3], placed together whatever their cases.
 
-    A structure that jams is drawn again, up to 31 times, with a seed made of the design's seed and the
-    attempt, so it is still a function of seed and number.
+    Those that jam are drawn again, up to 31 times, with a seed made of the design's seed and the attempt, so each is
+    still a function of seed and number.
 
     Raises
     ------
@@ -163,22 +173,16 @@ def arrange(design: Design, numbers: list[int], device: torch.device | str = "cp
     """
     cases = [design.case(number) for number in numbers]
     centers = torch.empty(len(numbers), design.particles, 3, device=device)
-    for case in dict.fromkeys(cases):
-        at = [b for b, other in enumerate(cases) if other == case]
-        try:
-            centers[at] = design.place(case, [numbers[b] for b in at], design.seed, device)
-        except PackingError:  # one of them jams; the others come out the same alone
-            for b in at:
-                centers[b] = _arrange_one(design, case, numbers[b], device)
-    return centers
-
-
-def _arrange_one(design: Design, case: Case, number: int, device: torch.device | str) -> Tensor:
+    left = torch.arange(len(numbers))
     for attempt in range(REDRAWS + 1):
         high, low, *_ = (int(word) for word in philox(design.seed, attempt, _REDRAW, 0, Stream.FAMILY))
-        seed = (high << 32 | low) if attempt else design.seed
-        try:
-            return design.place(case, [number], seed, device)[0]
-        except PackingError as error:
-            problem = error
-    raise PackingError(f"{case} jammed in {REDRAWS + 1} attempts; the last: {problem}")
+        rules = design.rules([cases[b] for b in left.tolist()], (high << 32 | low) if attempt else design.seed)
+        ids = torch.tensor(numbers, dtype=torch.int64)[left]
+        found, placed = fill(ids.to(device), rules)
+        centers[left.to(device)] = found
+        jammed = placed.cpu() < design.particles
+        left, count = left[jammed], placed.cpu()[jammed]
+        if not len(left):
+            return centers
+    problem = jam(numbers[left[0]], int(count[0]), design.particles)
+    raise PackingError(f"{cases[left[0]]} jammed in {REDRAWS + 1} attempts; the last: {problem}")

@@ -4,10 +4,9 @@ Every sphere has its own numbered sequence of random draws, a function of (seed,
 and takes the first draw that fits. How many draws are tested together is then a matter of speed, and a structure is
 the same alone, in any batch and on any rank.
 
-Legend: B structures, A structures still being filled, N particles, W draws tested at once. Lengths in voxels.
+Legend: B structures, N particles. Lengths in voxels.
 """
 
-import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -15,18 +14,11 @@ import torch
 from torch import Tensor
 
 from gpuion.errors import PackingError
-from gpuion.kernels.reference import Stream, philox, pick, uniform
+from gpuion.insertion import MAX_DRAWS, PATIENCE, Rules, fill_batch
+from gpuion.kernels.reference import Stream, philox, uniform
 
 SATURATION = 0.3841
 """Volume fraction at which random sequential adsorption of spheres stops for good (Zhang & Torquato 2013)."""
-
-PATIENCE = 64
-"""Draws around one parent of a chained sphere, the rejected ones of the sampling included, before another is tried."""
-
-_MAX_DRAWS = 2_000_000  # for one sphere, before the structure counts as jammed
-_TESTED = 2**22  # sphere pairs tested at once on a GPU, 8 bytes each in a handful of temporaries
-_BATCH = 4096  # structures filled together
-_GUARD = 1e-12  # relative; keeps distances on the right side of their limit in any float64 evaluation
 
 
 def sphere_diameter(n_particles: int, box: float, volume_fraction: float) -> float:
@@ -44,24 +36,11 @@ def sphere_diameter(n_particles: int, box: float, volume_fraction: float) -> flo
     return box * (6 * volume_fraction / (math.pi * n_particles)) ** (1 / 3)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Rules:
-    """What a placement must obey, checked once."""
-
-    n_particles: int
-    box: float
-    diameter: float
-    distance: tuple[float, float] | None
-    gap: float
-    axes: tuple[int, ...]
-    seed: int
-
-
 def place(
     family: str, *, n_structures: int, n_particles: int, box: float, diameter: float | None = None,
-    volume_fraction: float | None = None, distance: tuple[float, float] | None = None, gap: float | None = None,
-    axes: Sequence[int] | None = None, seed: int = 0, device: torch.device | str = "cpu",
-    ids: Sequence[int] | Tensor | None = None,
+    volume_fraction: float | None = None, distance: Sequence[float] | Tensor | None = None,
+    gap: float | Tensor | None = None, axes: Sequence[int] | Tensor | None = None, seed: int = 0,
+    device: torch.device | str = "cpu", ids: Sequence[int] | Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Return sphere centres placed at random without overlap, by random sequential adsorption (RSA).
 
@@ -79,12 +58,13 @@ def place(
         Edge L of the periodic cube, voxels.
     diameter, volume_fraction : float
         One of the two: sphere diameter σ in voxels, or φ = N π σ³ / (6 L³).
-    distance : (float, float)
-        Centre-to-centre range [lo, hi] of a chained sphere to its parent, voxels, nearest image.
-    gap : float
+    distance : (float, float) or float [B, 2]
+        Centre-to-centre range [lo, hi] of a chained sphere to its parent, voxels, nearest image; for all structures
+        or for each. A gapped structure whose two numbers are NaN is plain.
+    gap : float or float [B]
         Width of each slab, voxels.
-    axes : sequence of int
-        The axes, of 0, 1, 2, that have a slab.
+    axes : sequence of int, or bool [B, 3]
+        The axes, of 0, 1, 2, that have a slab; or for each structure whether an axis has one.
     seed : int
         In [0, 2⁶⁴).
     device : torch.device or str
@@ -107,22 +87,53 @@ def place(
     ----------
     Kadulkar et al., J. Phys. Chem. B 2021, for the three families.
     """
-    rules = _check(family, n_particles, box, diameter, volume_fraction, distance, gap, axes, seed)
     numbers = torch.arange(n_structures) if ids is None else torch.as_tensor(ids, dtype=torch.int64)
     if n_structures < 0 or numbers.shape != (n_structures,):
         raise ValueError(f"ids must be {n_structures} integers, one a structure, got shape {list(numbers.shape)}")
     if numbers.numel() and not 0 <= int(numbers.min()) <= int(numbers.max()) < 2**32:
         raise ValueError("ids must lie in [0, 2³²)")
-    parts = [_fill(part.to(device), rules) for part in numbers.split(_BATCH)]
-    return torch.cat(parts) if parts else torch.empty(0, n_particles, 3, device=device)
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed must lie in [0, 2⁶⁴), got {seed}")
+    diameter = _check_spheres(n_particles, box, diameter, volume_fraction)
+    ranges, widths, slabs = _check_family(family, n_structures, box, diameter, distance, gap, axes)
+    rules = Rules(
+        n_particles=n_particles, box=float(box), diameter=diameter, seed=seed, distance=ranges.nan_to_num(0.0),
+        gap=widths, axes=slabs,
+    )  # fmt: skip
+    centers, placed = fill(numbers.to(device), rules)
+    if bool((placed < n_particles).any()):
+        worst = int(placed.argmin())
+        raise PackingError(jam(int(numbers[worst]), int(placed[worst]), n_particles))
+    return centers
 
 
-def _check(
-    family: str, n_particles: int, box: float, diameter: float | None, volume_fraction: float | None,
-    distance: tuple[float, float] | None, gap: float | None, axes: Sequence[int] | None, seed: int,
-) -> _Rules:  # fmt: skip
-    if family not in {"random", "chained", "gapped"}:
-        raise ValueError(f"family must be random, chained or gapped, got {family!r}")
+@torch.no_grad()
+def fill(ids: Tensor, rules: Rules) -> tuple[Tensor, Tensor]:
+    """Return centres float32 [B, N, 3] and how many spheres were placed, int64 [B], fewer than N where one jammed.
+
+    Tensor by tensor on a GPU, structure by structure on a CPU, as the ids int64 [B] have it. The rules are not checked.
+    """
+    slabs = torch.stack([uniform(word) for word in philox(rules.seed, 0, 0, ids, Stream.SLAB)[:3]], -1) * rules.box
+    if ids.is_cuda:
+        return fill_batch(ids, slabs, rules.to(ids.device))
+    from gpuion.kernels import scalar
+
+    return scalar.fill(
+        ids, slabs, rules.n_particles, rules.seed, rules.box, rules.diameter, rules.distance, rules.gap, rules.axes,
+        PATIENCE, MAX_DRAWS,
+    )  # fmt: skip
+
+
+def jam(number: int, placed: int, n_particles: int) -> str:
+    """Return what to say of a structure that found no place for its next sphere."""
+    return (
+        f"structure {number} holds {placed} of {n_particles} spheres and found no place for the next in "
+        f"{MAX_DRAWS} draws; lower the volume fraction or the gap, or widen the distance range"
+    )
+
+
+def _check_spheres(n_particles: int, box: float, diameter: float | None, volume_fraction: float | None) -> float:
+    """Return the diameter."""
     if (diameter is None) == (volume_fraction is None):
         raise ValueError("give either diameter or volume_fraction")
     if n_particles < 1 or not (box > 0 and math.isfinite(box)):
@@ -134,158 +145,62 @@ def _check(
     fraction = n_particles * math.pi * diameter**3 / (6 * box**3)
     if fraction >= SATURATION:
         raise ValueError(f"volume fraction {fraction:.4f} is not below {SATURATION}, where random insertion saturates")
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed must lie in [0, 2⁶⁴), got {seed}")
-    _check_family(family, box, diameter, distance, gap, axes)
-    return _Rules(
-        n_particles=n_particles, box=float(box), diameter=float(diameter),
-        distance=None if distance is None else (float(distance[0]), float(distance[1])), gap=float(gap or 0.0),
-        axes=tuple(axes or ()), seed=seed,
-    )  # fmt: skip
+    return float(diameter)
 
 
 def _check_family(
-    family: str, box: float, diameter: float, distance: tuple[float, float] | None, gap: float | None,
-    axes: Sequence[int] | None,
-) -> None:  # fmt: skip
+    family: str, n_structures: int, box: float, diameter: float, distance: Sequence[float] | Tensor | None,
+    gap: float | Tensor | None, axes: Sequence[int] | Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Return distances float64 [B, 2], NaN where there are none, gaps float64 [B] and axes bool [B, 3], on the CPU."""
+    if family not in {"random", "chained", "gapped"}:
+        raise ValueError(f"family must be random, chained or gapped, got {family!r}")
     if (family == "chained" and distance is None) or (family == "random" and distance is not None):
         raise ValueError("distance=(lo, hi) belongs to the chained family, and may be given with the gapped one")
-    if distance is not None:
-        low, high = distance
-        if not diameter <= low < high:
-            raise ValueError(f"distance must satisfy diameter = {diameter:.6g} ≤ lo < hi, got {low:.6g}, {high:.6g}")
-        if low >= box * math.sqrt(3) / 2:
-            raise ValueError(f"no two points of a periodic box of {box} are {low} apart; lower the distance")
     if (family == "gapped") != (gap is not None and axes is not None):
         raise ValueError("gap and axes belong to the gapped family, which needs both")
+    ranges = _rows("distance", (math.nan, math.nan) if distance is None else distance, n_structures, (2,))
+    _check_ranges(ranges if family == "chained" else ranges[~ranges.isnan().all(-1)], box, diameter)
     if gap is None or axes is None:
-        return
-    if not axes or len(set(axes)) != len(axes) or not set(axes) <= {0, 1, 2}:
-        raise ValueError(f"axes must be different ones of 0, 1, 2, got {tuple(axes)}")
-    if not gap > 0:
-        raise ValueError(f"gap must be positive, got {gap}")
-    if gap + diameter > box:
-        raise ValueError(f"gap = {gap} leaves no room for spheres of {diameter:.6g} in a box of {box}; narrow it")
-
-
-@torch.no_grad()
-def _fill(ids: Tensor, rules: _Rules) -> Tensor:
-    """Fill the structures of these ids, [B, N, 3]: tensor by tensor on a GPU, structure by structure on a CPU."""
-    slabs = torch.stack([uniform(word) for word in philox(rules.seed, 0, 0, ids, Stream.SLAB)[:3]], -1) * rules.box
-    if ids.is_cuda:
-        centers, placed = fill_batch(ids, slabs, rules)
+        widths, slabs = torch.zeros(1, dtype=torch.float64), torch.zeros(1, 3, dtype=torch.bool)
     else:
-        from gpuion.kernels.scalar import fill
-
-        axes = torch.tensor([axis in rules.axes for axis in range(3)])
-        centers, placed = fill(
-            ids, slabs, rules.n_particles, rules.seed, rules.box, rules.diameter, rules.distance or (0.0, 0.0),
-            rules.gap, axes, PATIENCE, _MAX_DRAWS,
-        )  # fmt: skip
-    if bool((placed < rules.n_particles).any()):
-        worst = int(placed.argmin())
-        raise PackingError(
-            f"structure {int(ids[worst])} holds {int(placed[worst])} of {rules.n_particles} spheres and found no place "
-            f"for the next in {_MAX_DRAWS} draws; lower the volume fraction or the gap, or widen the distance range"
-        )
-    return centers
+        widths, slabs = _rows("gap", gap, n_structures, ()), _check_axes(axes, n_structures)
+        if not bool((widths > 0).all()):
+            raise ValueError(f"gap must be positive, got {float(widths.min())}")
+        if bool((widths + diameter > box).any()):
+            most = float(widths.max())
+            raise ValueError(f"gap = {most} leaves no room for spheres of {diameter:.6g} in a box of {box}; narrow it")
+    return ranges.expand(n_structures, 2), widths.expand(n_structures), slabs.expand(n_structures, 3)
 
 
-def fill_batch(ids: Tensor, slabs: Tensor, rules: _Rules) -> tuple[Tensor, Tensor]:
-    """Fill all structures together, a window of draws of each at a time; return centres and spheres placed."""
-    centers = torch.zeros(len(ids), rules.n_particles, 3, device=ids.device)
-    placed, drawn = torch.zeros_like(ids), torch.zeros_like(ids)
-    active = torch.arange(len(ids), device=ids.device)
-    while len(active):
-        window = max(8, min(1024, _TESTED // (len(active) * rules.n_particles)))
-        number = drawn[active, None] + torch.arange(window, device=ids.device)  # [A, W]
-        state = (centers[active], placed[active], ids[active], slabs[active])
-        points, fits = _draw(number, *state, rules)
-        fits &= _apart(points, state[0], state[1], rules) & (number < _MAX_DRAWS)
-        found = fits.any(-1)
-        first = fits.byte().argmax(-1)
-        at = active[found]
-        centers[at, placed[at]] = points[found, first[found]]
-        placed[at] += 1
-        drawn[active] = torch.where(found, 0, drawn[active] + window)
-        active = active[(placed[active] < rules.n_particles) & (drawn[active] < _MAX_DRAWS)]
-    return centers, placed
+def _rows(name: str, value: Sequence[float] | float | Tensor, n_structures: int, shape: tuple[int, ...]) -> Tensor:
+    """Return one value for all structures, or one for each, as float64 [1 or B, …]."""
+    rows = torch.as_tensor(value, dtype=torch.float64, device="cpu")
+    rows = rows[None] if rows.shape == shape else rows
+    if rows.shape not in {(1, *shape), (n_structures, *shape)}:
+        allowed = f"{list(shape)} or {[n_structures, *shape]}"
+        raise ValueError(f"{name} must have shape {allowed}, for all structures or for each, got {list(rows.shape)}")
+    return rows
 
 
-def _draw(
-    number: Tensor, centers: Tensor, placed: Tensor, ids: Tensor, slabs: Tensor, rules: _Rules
-) -> tuple[Tensor, Tensor]:
-    """Return candidate positions float32 [A, W, 3], and whether each obeys its family's rule, bool [A, W]."""
-    box = rules.box
-    words = philox(rules.seed, number, placed[:, None], ids[:, None], Stream.DRAW)
-    u = torch.stack([uniform(word) for word in words], -1)
-    points = u[..., :3] * box
-    for axis in rules.axes:  # straight into the part that the slab leaves
-        start = slabs[:, None, axis] + rules.gap + rules.diameter / 2
-        points[..., axis] = start + u[..., axis] * (box - rules.gap - rules.diameter)
-    if rules.distance is None:
-        points = _wrap(points, box)
-        return points, _outside_slabs(points, slabs, rules)
-    parent = _parents(number, centers, placed, ids, rules)
-    offset, kept = _in_shell(u, *rules.distance)
-    chained = (placed > 0)[:, None]
-    points = _wrap(torch.where(chained[..., None], parent + offset, points), box)
-    square = _separation(points.double(), parent, box)
-    low, high = (limit**2 for limit in rules.distance)
-    kept &= (square >= low * (1 + _GUARD)) & (square <= high * (1 - _GUARD))
-    return points, (kept | ~chained) & _outside_slabs(points, slabs, rules)
+def _check_ranges(ranges: Tensor, box: float, diameter: float) -> None:
+    low, high = ranges.unbind(-1)
+    wrong = ~((low >= diameter) & (low < high))
+    if bool(wrong.any()):
+        a, b = ranges[wrong][0].tolist()
+        raise ValueError(f"distance must satisfy diameter = {diameter:.6g} ≤ lo < hi, got {a:.6g}, {b:.6g}")
+    if bool((low >= box * math.sqrt(3) / 2).any()):
+        raise ValueError(f"no two points of a periodic box of {box} are {float(low.max())} apart; lower the distance")
 
 
-def _parents(number: Tensor, centers: Tensor, placed: Tensor, ids: Tensor, rules: _Rules) -> Tensor:
-    """Return the centre that each draw is made around, float64 [A, W, 3]."""
-    turn = number // PATIENCE
-    word = philox(rules.seed, turn, placed[:, None], ids[:, None], Stream.PARENT)[0]
-    index = torch.where(turn == 0, placed[:, None] - 1, pick(word, placed[:, None])).clamp_min(0)
-    return centers.double().gather(1, index[..., None].expand(*index.shape, 3))
-
-
-def _in_shell(u: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
-    """Return offsets uniform in a spherical shell [A, W, 3], and which to keep [A, W].
-
-    Marsaglia's method for the direction (Ann. Math. Stat. 43, 645, 1972) and thinning by r² for the radius: products
-    and square roots only, so every device draws the same bits.
-    """
-    a, b = 2 * u[..., 0] - 1, 2 * u[..., 1] - 1
-    s = a * a + b * b
-    radius = low + (high - low) * u[..., 2]
-    stretch = 2 * (1 - s).clamp_min(0).sqrt()
-    direction = torch.stack([a * stretch, b * stretch, 1 - 2 * s], -1)
-    return radius[..., None] * direction, (s < 1) & (u[..., 3] * high**2 < radius**2)
-
-
-def _wrap(points: Tensor, box: float) -> Tensor:
-    """Return positions as float32 in [0, box)."""
-    wrapped = torch.remainder(points, box).float()
-    return torch.where(wrapped.double() >= box, 0.0, wrapped)  # rounding may reach the far edge
-
-
-def _outside_slabs(points: Tensor, slabs: Tensor, rules: _Rules) -> Tensor:
-    """Return whether no part of a sphere lies in a slab, bool [A, W]."""
-    radius = rules.diameter / 2
-    free = points.new_ones(points.shape[:2], dtype=torch.bool)
-    for axis in rules.axes:
-        along = torch.remainder(points[..., axis].double() - slabs[:, None, axis], rules.box)
-        free &= (along >= (rules.gap + radius) * (1 + _GUARD)) & (along <= (rules.box - radius) * (1 - _GUARD))
-    return free
-
-
-def _separation(points: Tensor, others: Tensor, box: float) -> Tensor:
-    """Return the squared distance between nearest images of positions in [0, box), over the last axis."""
-    square = torch.zeros((), dtype=torch.float64, device=points.device)
-    for axis in range(3):
-        apart = (points[..., axis] - others[..., axis]).abs()
-        square = square + torch.minimum(apart, box - apart).square()
-    return square
-
-
-def _apart(points: Tensor, centers: Tensor, placed: Tensor, rules: _Rules) -> Tensor:
-    """Return whether a candidate overlaps no sphere placed before it, bool [A, W]."""
-    count = int(placed.max())
-    square = _separation(points[:, :, None].double(), centers[:, None, :count].double(), rules.box)
-    clear = square >= rules.diameter**2 * (1 + _GUARD)
-    return (clear | (torch.arange(count, device=placed.device) >= placed[:, None])[:, None]).all(-1)
+def _check_axes(axes: Sequence[int] | Tensor, n_structures: int) -> Tensor:
+    """Return which axes have a slab, bool [1 or B, 3], from their numbers or from such a table."""
+    table = torch.as_tensor(axes, device="cpu")
+    if table.ndim == 2:
+        if table.dtype is not torch.bool or table.shape != (n_structures, 3) or not bool(table.any(-1).all()):
+            raise ValueError(f"axes must be bool [{n_structures}, 3], one or more true a structure, or numbers of axes")
+        return table
+    numbers = table.tolist()
+    if table.ndim != 1 or not numbers or len(set(numbers)) != len(numbers) or not set(numbers) <= {0, 1, 2}:
+        raise ValueError(f"axes must be different ones of 0, 1, 2, got {tuple(axes)}")
+    return torch.tensor([[axis in numbers for axis in range(3)]])

@@ -174,13 +174,14 @@ def _apart(point, filled, n, box, limit):
 
 
 @numba.njit(cache=True, parallel=True)
-def _fill(ids, slabs, centers, placed, key0, key1, box, diameter, low, high, gap, axes, patience, max_draws):
+def _fill(ids, slabs, centers, placed, key0, key1, box, diameter, distance, gap, axes, patience, max_draws):
     B, N = centers.shape[:2]
     limit = diameter**2 * (1 + 1e-12)
     for b in prange(B):
         point, u = np.empty(3), np.empty(4)
         filled = np.empty((N, 3))
         name = uint32(ids[b])
+        low, high = distance[b, 0], distance[b, 1]
         for n in range(N):
             parent = n - 1
             for draw in range(max_draws):
@@ -192,7 +193,7 @@ def _fill(ids, slabs, centers, placed, key0, key1, box, diameter, low, high, gap
                     u[k] = words[k] * _UNIT
                 chained = high > 0 and n > 0
                 fits = _candidate(
-                    u, point, filled[max(parent, 0)], chained, slabs[b], gap, axes, box, diameter, low, high
+                    u, point, filled[max(parent, 0)], chained, slabs[b], gap[b], axes[b], box, diameter, low, high
                 )
                 if fits and _apart(point, filled, n, box, limit):
                     filled[n] = point
@@ -206,17 +207,21 @@ def _fill(ids, slabs, centers, placed, key0, key1, box, diameter, low, high, gap
 
 
 def fill(
-    ids: Tensor, slabs: Tensor, n_particles: int, seed: int, box: float, diameter: float,
-    distance: tuple[float, float], gap: float, axes: Tensor, patience: int, max_draws: int,
+    ids: Tensor, slabs: Tensor, n_particles: int, seed: int, box: float, diameter: float, distance: Tensor,
+    gap: Tensor, axes: Tensor, patience: int, max_draws: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Return sphere centres float32 [B, N, 3] and how many were placed, int64 [B]; twin of `packing.fill_batch`."""
+    """Return sphere centres float32 [B, N, 3] and how many were placed, int64 [B]; twin of `insertion.fill_batch`.
+
+    `distance` float64 [B, 2], `gap` float64 [B] and `axes` bool [B, 3] are those of `insertion.Rules`.
+    """
     centers = torch.zeros(len(ids), n_particles, 3)
     placed = torch.zeros(len(ids), dtype=torch.int64)
     keys = np.uint32(seed & 0xFFFFFFFF), np.uint32((seed >> 32) & 0xFFFFFFFF)
+    tables = [table.contiguous().numpy() for table in (slabs, distance, gap, axes)]
     with _threads():
         _fill(
-            ids.numpy(), slabs.contiguous().numpy(), centers.numpy(), placed.numpy(), *keys, box, diameter, *distance,
-            gap, axes.numpy(), patience, max_draws,
+            ids.numpy(), tables[0], centers.numpy(), placed.numpy(), *keys, box, diameter, *tables[1:], patience,
+            max_draws,
         )  # fmt: skip
     return centers, placed
 

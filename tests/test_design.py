@@ -90,30 +90,27 @@ def test_a_structure_is_the_same_alone_and_in_company(paper):
 def test_a_jam_is_drawn_again(paper, monkeypatch):
     attempts = []
 
-    def jams(*args, ids, seed, **options):
+    def jams(ids, rules):
         """Structure 3 finds no place with the design's own seed and the first made one."""
-        attempts.append((list(ids), seed))
-        if 3 in ids and len({seed for ids, seed in attempts if ids == [3]}) < 3:
-            raise PackingError("no place")
-        return real(*args, ids=ids, seed=seed, **options)
+        attempts.append((ids.tolist(), rules.seed))
+        centers, placed = real(ids, rules)
+        return centers, torch.where((ids == 3) & (len(attempts) < 3), 5, placed)
 
-    real = design.place
-    monkeypatch.setattr(design, "place", jams)
+    real = design.fill
+    monkeypatch.setattr(design, "fill", jams)
     centers = arrange(paper, [2, 3, 4])
-    again = [seed for ids, seed in attempts if ids == [3]]
+    assert [ids for ids, _ in attempts] == [[2, 3, 4], [3], [3]]
+    again = [seed for _, seed in attempts]
     assert again[0] == paper.seed
     assert len(set(again)) == 3
     attempts.clear()
     assert torch.equal(arrange(paper, [3])[0], centers[1])  # the same redraw alone
-    monkeypatch.setattr(design, "place", real)
+    monkeypatch.setattr(design, "fill", real)
     assert torch.equal(centers[[0, 2]], arrange(paper, [2, 4]))
     assert not torch.equal(centers[1], arrange(paper, [3])[0])
 
 
 def test_what_always_jams_ends(paper, monkeypatch):
-    def jams(*_args, **_options):
-        raise PackingError("no place")
-
-    monkeypatch.setattr(design, "place", jams)
-    with pytest.raises(PackingError, match="jammed in 32 attempts; the last: no place"):
+    monkeypatch.setattr(design, "fill", lambda ids, _: (torch.zeros(len(ids), 27, 3), torch.full_like(ids, 9)))
+    with pytest.raises(PackingError, match="jammed in 32 attempts; the last: structure 0 holds 9 of 27"):
         arrange(paper, [0])
