@@ -15,7 +15,8 @@ BLOCKED = 255
 
 _LEVELS = 254
 _BRICK = 10  # sites; smaller bricks test more sphere lists, larger ones more empty space
-_CHUNK = 4_000_000  # sites evaluated at once: eight float64 temporaries of this size are 256 MB
+_FAR = 1e9  # a coordinate that is out of any reach
+_CHUNK = 4_000_000  # sites, or pairs of brick and sphere, at once: eight float64 temporaries of this size are 256 MB
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -204,38 +205,53 @@ def electrolyte(
     model = model or TransportModel()
     centers = check_centers(centers, box, diameter)
     sites = whole(box, sites_per_voxel, "sites per voxel")
+    images = [_images(center, box, diameter / 2 + model.cutoff) for center in centers]
     labels = torch.empty((len(centers), sites, sites, sites), dtype=torch.uint8, device=centers.device)
-    for b in range(len(centers)):  # one structure fills the device: 75³ sites or more
-        images = _images(centers[b], box, diameter / 2 + model.cutoff)
-        if centers.is_cuda:
-            labels[b] = brick_classes(images, box, diameter / 2, sites, model)
-        else:
-            from gpuion.kernels.scalar import site_classes
+    if centers.is_cuda:
+        brick_classes(images, box, diameter / 2, model, labels)
+    else:
+        from gpuion.kernels.scalar import site_classes
 
+        for b in range(len(centers)):
             site_classes(
-                images, box / sites, diameter / 2, model.reach, model.width, model.cutoff,
+                images[b], box / sites, diameter / 2, model.reach, model.width, model.cutoff,
                 _LEVELS / model.max_density, BLOCKED, labels[b],
             )  # fmt: skip
     diffusivity, potential = model.tables()
     return Medium(labels, diffusivity, potential, spacing=1 / sites_per_voxel)
 
 
-def brick_classes(images: Tensor, box: float, radius: float, sites: int, model: TransportModel) -> Tensor:
-    """Return the site classes [X, Y, Z] of one structure, brick by brick, each with the spheres in its reach."""
+def brick_classes(images: list[Tensor], box: float, radius: float, model: TransportModel, labels: Tensor) -> None:
+    """Write the site classes uint8 [B, X, Y, Z], brick by brick, each with the spheres in its reach.
+
+    Bricks of several structures are evaluated together, as many as 4 million sites and as many pairs of a brick and
+    a sphere allow, which is 256 MB beside the labels and a second copy of those of one such chunk or one structure.
+
+    Parameters
+    ----------
+    images : B tensors float64 [M, 3]
+        Sphere centres and the periodic images of them that reach into the box, of each structure.
+    """
+    sites, device = labels.shape[-1], labels.device
     spacing = box / sites
     bricks = math.ceil(sites / _BRICK)
     half = _BRICK * spacing / 2
-    middle = (torch.arange(bricks, device=images.device) + 0.5).double() * (2 * half)
-    corners = torch.cartesian_prod(middle, middle, middle)  # [bricks³, 3]
-    offsets = (torch.arange(_BRICK, device=images.device) + 0.5).double() * spacing - half  # [G]
-    chunk = max(1, _CHUNK // _BRICK**3)
-    classes = [
-        _brick_classes(c, offsets, _nearby(c, images, half, radius + model.cutoff), radius, model)
-        for c in corners.split(chunk)
-    ]
-    lattice = torch.cat(classes).reshape(bricks, bricks, bricks, _BRICK, _BRICK, _BRICK)
-    lattice = lattice.permute(0, 3, 1, 4, 2, 5).reshape(*[bricks * _BRICK] * 3)
-    return lattice[:sites, :sites, :sites]
+    middle = (torch.arange(bricks, device=device) + 0.5).double() * (2 * half)
+    corners = torch.cartesian_prod(middle, middle, middle).view(-1, 3)  # [bricks³, 3]
+    offsets = (torch.arange(_BRICK, device=device) + 0.5).double() * spacing - half  # [G]
+    share = max(1, _CHUNK // (len(corners) * _BRICK**3))
+    for first in range(0, len(images), share):
+        some = torch.nn.utils.rnn.pad_sequence(images[first : first + share], batch_first=True, padding_value=_FAR)
+        middles = corners.repeat(len(some), 1)
+        owner = torch.arange(len(some), device=device).repeat_interleave(len(corners))
+        chunk = max(1, _CHUNK // max(_BRICK**3, some.shape[1]))
+        classes = [
+            _brick_classes(c, offsets, _nearby(c, some[o], half, radius + model.cutoff), radius, model)
+            for c, o in zip(middles.split(chunk), owner.split(chunk), strict=True)
+        ]
+        lattice = torch.cat(classes).view(len(some), bricks, bricks, bricks, _BRICK, _BRICK, _BRICK)
+        lattice = lattice.permute(0, 1, 4, 2, 5, 3, 6).reshape(-1, *[bricks * _BRICK] * 3)
+        labels[first : first + share] = lattice[:, :sites, :sites, :sites]
 
 
 def _images(centers: Tensor, box: float, reach: float) -> Tensor:
@@ -247,19 +263,16 @@ def _images(centers: Tensor, box: float, reach: float) -> Tensor:
 
 
 def _nearby(middles: Tensor, images: Tensor, half: float, reach: float) -> Tensor:
-    """Return for each brick the spheres that may reach into it, [C, M, 3], padded with far-away ones."""
-    gap = ((middles[:, None] - images).abs() - half).clamp_min(0).square().sum(-1)  # [C, images]
+    """Return for each brick the spheres of its structure [C, M, 3] that may reach into it, padded with far-away ones."""
+    gap = torch.zeros(images.shape[:2], dtype=torch.float64, device=images.device)
+    for axis in range(3):
+        gap += ((middles[:, None, axis] - images[..., axis]).abs() - half).clamp_min(0).square()
     near = gap <= reach**2
-    rank = near.cumsum(-1) - 1
-    listed = torch.full((len(middles), int(near.sum(-1).max()) + 1), len(images), device=images.device)
-    listed.scatter_(
-        1,
-        torch.where(near, rank, listed.shape[1] - 1),
-        torch.arange(len(images), device=images.device).expand_as(near),
-    )
-    listed[:, -1] = len(images)  # the last column caught those out of reach
-    listed.masked_fill_(torch.arange(listed.shape[1], device=images.device) >= near.sum(-1, keepdim=True), len(images))
-    return torch.cat([images, images.new_full((1, 3), 1e9)])[listed]
+    count = near.sum(-1, keepdim=True)
+    order = near.byte().argsort(dim=1, descending=True, stable=True)[:, : int(count.max()) if len(count) else 0]
+    listed = images.gather(1, order[..., None].expand(-1, -1, 3))
+    listed[torch.arange(listed.shape[1], device=images.device) >= count] = _FAR
+    return listed
 
 
 def _brick_classes(middles: Tensor, offsets: Tensor, spheres: Tensor, radius: float, model: TransportModel) -> Tensor:

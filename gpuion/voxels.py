@@ -1,6 +1,6 @@
 """Binary images of sphere arrangements, the surrogate's input.
 
-Legend: B structures, N particles, V voxels along an edge, W voxels along the edge of a sphere's window.
+Legend: B structures, N particles, S spheres of a chunk, V voxels along an edge, W along that of a sphere's window.
 """
 
 import math
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gpuion.medium import check_centers
 
-_CHUNK = 4_000_000  # window voxels tested at once: four temporaries of 8 bytes each are 128 MB
+_CHUNK = 4_000_000  # window voxels tested at once, or one sphere's: four temporaries of 8 bytes each are 128 MB
 
 
 def voxelize(centers: Tensor, *, box: float, diameter: float, voxels: int) -> Tensor:
@@ -64,26 +64,28 @@ def _window(diameter: float, spacing: float) -> int:
 
 
 def draw(image: Tensor, centers: Tensor, *, radius: float, spacing: float) -> None:
-    """Set the voxels of images [B, V, V, V] that lie inside a sphere, a chunk of structures at a time."""
-    N, V = centers.shape[1], image.shape[-1]
-    step = max(1, _CHUNK // max(1, N * _window(2 * radius, spacing) ** 3))
-    for chunk, part in zip(centers.split(step), image.flatten(1).split(step), strict=True):
-        _draw(part, chunk, radius, spacing, V)
-
-
-def _draw(image: Tensor, centers: Tensor, radius: float, spacing: float, voxels: int) -> None:
-    """Set the voxels [B, V³] that lie inside a sphere, testing the W³ window around each."""
+    """Set the voxels of images [B, V, V, V] that lie inside a sphere, a chunk of spheres at a time."""
+    B, N, _ = centers.shape
+    V = image.shape[-1]
     window = _window(2 * radius, spacing)
-    first = ((centers - radius) / spacing - 0.5).floor().long()  # [B, N, 3], a voxel at or below the sphere's edge
-    index = first[..., None] + torch.arange(window, device=centers.device)  # [B, N, 3, W]
-    square = ((index + 0.5) * spacing - centers[..., None]).square()
-    index = index.remainder(voxels)
-    x, y, z = (index[:, :, a] * voxels ** (2 - a) for a in range(3))
-    place = (x[..., :, None] + y[..., None, :])[..., None] + z[:, :, None, None]  # [B, N, W, W, W]
-    x, y, z = square.unbind(2)
-    inside = (x[..., :, None] + y[..., None, :])[..., None] + z[:, :, None, None] < radius**2
-    structure, *_ = torch.where(inside)
-    image[structure, place[inside]] = 1.0  # writers of one voxel all write the same value
+    start = torch.arange(B, device=centers.device).repeat_interleave(N) * V**3
+    step = max(1, _CHUNK // window**3)
+    for chunk, offset in zip(centers.reshape(-1, 3).split(step), start.split(step), strict=True):
+        _draw(image.view(-1), chunk, offset, radius, spacing, window, V)
+
+
+def _draw(
+    image: Tensor, centers: Tensor, start: Tensor, radius: float, spacing: float, window: int, voxels: int
+) -> None:
+    """Set the voxels [B V³] inside spheres [S, 3], testing the W³ around each; its image begins at start [S]."""
+    first = ((centers - radius) / spacing - 0.5).floor().long()  # [S, 3], a voxel at or below the sphere's edge
+    index = first[..., None] + torch.arange(window, device=centers.device)  # [S, 3, W]
+    x, y, z = ((index + 0.5) * spacing - centers[..., None]).square().unbind(1)
+    inside = (x[:, :, None] + y[:, None, :])[..., None] + z[:, None, None] < radius**2
+    x, y, z = index.remainder(voxels).unbind(1)
+    line = start[:, None, None] + (x[:, :, None] * voxels + y[:, None, :]) * voxels
+    place = line[..., None] + z[:, None, None]  # [S, W, W, W]
+    image[place[inside]] = 1.0  # writers of one voxel all write the same value
 
 
 def tile(image: Tensor, repeats: int) -> Tensor:

@@ -43,15 +43,29 @@ def test_classes_are_the_brute_force_sum(box, sites_per_voxel, n):
         assert torch.equal(medium.labels[b] == BLOCKED, expected == BLOCKED)
 
 
-@pytest.mark.parametrize(("box", "sites_per_voxel", "n"), [(30.5, 2, 9), (13.0, 2, 1), (20.0, 1, 2)])
-def test_the_gpu_path_is_the_cpu_path(box, sites_per_voxel, n):
+def by_bricks(centers, box, sites, model):
+    """Return the labels as a GPU makes them."""
+    images = [media._images(c, box, SIGMA / 2 + model.cutoff) for c in centers.double()]
+    labels = torch.full((len(centers), sites, sites, sites), 77, dtype=torch.uint8)
+    media.brick_classes(images, box, SIGMA / 2, model, labels)
+    return labels
+
+
+@pytest.mark.parametrize(("box", "sites_per_voxel", "n"), [(30.5, 2, 9), (13.0, 2, 1), (20.0, 1, 2), (11.0, 3, 1)])
+@pytest.mark.parametrize("chunk", [media._CHUNK, 10_000, 1])
+def test_the_gpu_path_is_the_cpu_path(box, sites_per_voxel, n, chunk, monkeypatch):
     # Exponentials of two libraries may differ in the last bit of a float64; no density here is that near a boundary.
+    monkeypatch.setattr(media, "_CHUNK", chunk)
     model = gpuion.TransportModel()
-    centers = gpuion.place("random", n_structures=1, n_particles=n, box=box, diameter=SIGMA, seed=7)
-    images = media._images(centers[0].double(), box, SIGMA / 2 + model.cutoff)
-    bricks = media.brick_classes(images, box, SIGMA / 2, round(box * sites_per_voxel), model)
+    centers = gpuion.place("random", n_structures=3, n_particles=n, box=box, diameter=SIGMA, seed=7)
+    bricks = by_bricks(centers, box, round(box * sites_per_voxel), model)
     medium = gpuion.electrolyte(centers, box=box, diameter=SIGMA, sites_per_voxel=sites_per_voxel)
-    assert torch.equal(bricks, medium.labels[0])
+    assert torch.equal(bricks, medium.labels)
+
+
+def test_the_gpu_path_takes_no_spheres_and_no_structures():
+    assert int(by_bricks(torch.zeros(2, 0, 3), 12.0, 12, gpuion.TransportModel()).max()) == 0
+    assert by_bricks(torch.zeros(0, 4, 3), 12.0, 12, gpuion.TransportModel()).shape == (0, 12, 12, 12)
 
 
 def test_two_coronas_touch_at_14_voxels():
