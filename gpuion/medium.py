@@ -263,7 +263,7 @@ def _images(centers: Tensor, box: float, reach: float) -> Tensor:
 
 
 def _nearby(middles: Tensor, images: Tensor, half: float, reach: float) -> Tensor:
-    """Return for each brick the spheres of its structure [C, M, 3] that may reach into it, padded with far-away ones."""
+    """Return for each brick the spheres of its structure [C, M, 3] that may reach it, padded with far-away ones."""
     gap = torch.zeros(images.shape[:2], dtype=torch.float64, device=images.device)
     for axis in range(3):
         gap += ((middles[:, None, axis] - images[..., axis]).abs() - half).clamp_min(0).square()

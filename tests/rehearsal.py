@@ -135,23 +135,18 @@ def rehearse():
     def save_bare(content, target):
         save(tree_map(bare, content), target)
 
-    patches = [
-        unittest.mock.patch.object(gpuion.kernels.walk, "walk", _walk),
-        unittest.mock.patch.object(torch, "load", load_here),
-        unittest.mock.patch.object(torch, "save", save_bare),
-        unittest.mock.patch.object(torch.cuda, "is_available", lambda: True),
-        unittest.mock.patch.object(torch.cuda, "device_count", lambda: 1),
-        unittest.mock.patch.object(torch.cuda, "set_device", lambda _: None),
-        unittest.mock.patch.object(torch.cuda, "reset_peak_memory_stats", lambda: None),
-        unittest.mock.patch.object(torch.cuda, "max_memory_allocated", lambda: 0),
-        unittest.mock.patch.object(torch.cuda, "memory_allocated", lambda: 0),
-    ]
+    replaced: list[tuple[object, str, object]] = [
+        (gpuion.kernels.walk, "walk", _walk), (torch, "load", load_here), (torch, "save", save_bare),
+    ]  # fmt: skip
+    there = {"is_available": True, "device_count": 1, "set_device": None, "reset_peak_memory_stats": None}
+    there |= {"max_memory_allocated": 0, "memory_allocated": 0}
+    replaced += [(torch.cuda, name, unittest.mock.Mock(return_value=value)) for name, value in there.items()]
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     try:
         with contextlib.ExitStack() as stack:
-            for patch in patches:
-                stack.enter_context(patch)
+            for home, name, value in replaced:
+                stack.enter_context(unittest.mock.patch.object(home, name, value))
             stack.enter_context(Rehearsal())
             yield
     finally:

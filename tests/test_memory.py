@@ -1,0 +1,92 @@
+"""Bounds on memory that modules state, measured as the growth of a process's resident set."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+PRELUDE = """
+import resource, sys
+import torch
+import gpuion
+from gpuion import insertion, medium, packing, voxels
+torch.set_num_threads(1)
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+"""
+
+SOLVE = """
+def solve(edge):
+    labels = torch.randint(0, 3, (1, edge, edge, edge), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    model = gpuion.Medium(labels, torch.tensor([1.0, 0.5, 1.0]), torch.tensor([0.0, -3.0, torch.inf]))
+    gpuion.homogenize(model, tolerance=float(sys.argv[1]), max_iterations=4)
+    return peak()
+
+small, large = solve(48), solve(112)
+print((large - small) / (112**3 - 48**3))
+"""
+
+PLACE = """
+def fill(tested):
+    insertion._TESTED = tested
+    count, N = 64, 40
+    rules = insertion.Rules(
+        n_particles=N, box=60.0, diameter=9.0, seed=0, gap=torch.full((count,), 5.0, dtype=torch.float64),
+        distance=torch.tensor([[10.0, 20.0]], dtype=torch.float64).expand(count, 2),
+        axes=torch.tensor([[True, False, False]]).expand(count, 3),
+    )
+    insertion.fill_batch(torch.arange(count), torch.rand(count, 3).double() * 60, rules)
+    return peak()
+
+small = fill(2**12)
+print((fill(2**20) - small) / 2**20)
+"""
+
+DRAW = """
+centers = torch.rand(3, 40, 3, generator=torch.Generator().manual_seed(0)).double() * 40
+images = [medium._images(c, 40.0, 12.0) for c in centers]
+labels, image = torch.zeros(3, 80, 80, 80, dtype=torch.uint8), torch.zeros(3, 80, 80, 80)
+
+def draw(chunk):
+    medium._CHUNK = voxels._CHUNK = chunk
+    if sys.argv[1] == "labels":
+        medium.brick_classes(images, 40.0, 4.5, gpuion.TransportModel(), labels)
+    else:
+        voxels.draw(image, centers, radius=4.5, spacing=0.5)
+    return peak()
+
+small = draw(20_000)
+print((draw(1_000_000) - small) / 1_000_000)
+"""
+
+
+def grown(program, *arguments):
+    """Return what a program prints, run where every large array is given back to the system as soon as it is freed."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", PRELUDE + program, *arguments]
+    result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return float(result.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has other units elsewhere")
+@pytest.mark.parametrize(
+    ("program", "argument", "least", "most"),
+    [
+        # Bytes a site: three rows of 14 fields of 4 or 8 bytes. Measured 11.1 and 9.7 fields a row.
+        (SOLVE, "1e-4", 3 * 8 * 4, 3 * 14 * 4),
+        (SOLVE, "1e-9", 3 * 8 * 8, 3 * 14 * 8),
+        (PLACE, "", 16, 48),  # bytes a test of a draw against a sphere
+        # Bytes a site or window voxel: eight and four temporaries of 8 bytes.
+        (DRAW, "labels", 16, 64),
+        (DRAW, "image", 8, 32),
+    ],
+)
+def test_memory_keeps_to_what_is_stated(program, argument, least, most):
+    # Less than `least` would mean that the measurement misses what it is to see.
+    assert least < grown(program, argument) <= most
