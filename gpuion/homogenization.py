@@ -15,7 +15,7 @@ Letters: B structures of the batch, C of a chunk; R rows = (structure, axis) pro
 still unsolved; X Y Z sites; L site classes; T iterations. At most 14 fields a row are in flight: s, S, u, r,
 p, work space and the finished u make 7, s in float64 and the Green function of all rows 1, and 4 come while
 the FFT runs (transform, its copy and its work space, each of one field and a bit, and the result), or fewer
-for a sum in float64. Measured on a CPU: 11.1 fields, in double precision 9.7. So one structure of 375³ sites
+for a sum in float64. Measured on a CPU: 11.2 fields, in double precision 9.8. So one structure of 375³ sites
 takes 9 GB at most with its three axes at once, in double precision 18 GB.
 """
 

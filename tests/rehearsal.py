@@ -139,7 +139,7 @@ def rehearse():
         (gpuion.kernels.walk, "walk", _walk), (torch, "load", load_here), (torch, "save", save_bare),
     ]  # fmt: skip
     there = {"is_available": True, "device_count": 1, "set_device": None, "reset_peak_memory_stats": None}
-    there |= {"max_memory_allocated": 0, "memory_allocated": 0}
+    there |= {"max_memory_allocated": 0, "memory_allocated": 0, "is_current_stream_capturing": False}
     replaced += [(torch.cuda, name, unittest.mock.Mock(return_value=value)) for name, value in there.items()]
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
