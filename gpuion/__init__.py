@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 # Imported on first use, so that `import gpuion` does not wait for Triton, numba or h5py.
 _HOME = {
     "ConfigError": "errors",
+    "ConvergenceError": "errors",
     "CheckpointError": "errors",
     "DatasetError": "errors",
     "GpuionError": "errors",
@@ -32,6 +33,9 @@ _HOME = {
     "walk": "kmc",
     "HomogenizationResult": "homogenization",
     "homogenize": "homogenization",
+    "effective_diffusivity": "gradients",
+    "SmoothMedium": "smooth",
+    "smooth_medium": "smooth",
     "tile": "voxels",
     "voxelize": "voxels",
     "Dataset": "dataset",

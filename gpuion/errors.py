@@ -32,6 +32,10 @@ class CheckpointError(GpuionError, ValueError):
     """A checkpoint that is missing, damaged or of another model."""
 
 
+class ConvergenceError(GpuionError, RuntimeError):
+    """A solve that did not reach its tolerance where an answer without that would mislead."""
+
+
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 _STOPPED = "stopped; what was finished is kept, and the same command goes on from there\n"
 _NO_ROOM = {

@@ -1,0 +1,194 @@
+"""Exact gradients of the homogenised diffusivity in the fields of free energy and local diffusivity.
+
+The energy E_ab = Σ_bonds g_xy w_a w_b of the drops w_a = e_a·d + δv_a is stationary in the solutions v, so only what
+stands in it explicitly counts: dE_ab/dg_xy = w_a w_b, with no further solve. As g_xy = √(D_x D_y) exp(−(U_x + U_y)/2),
+and D_ab = E_ab / Π with Π = Σ_x exp(−U_x), half of each bond belongs to either of its sites:
+
+    dD_ab/d ln D_x = ½ Σ_{bonds of x} g_xy w_a w_b / Π,      dD_ab/dU_x = D_ab π_x / Π − dD_ab/d ln D_x.
+
+They sum to D_ab and to 0: D doubles with all D_x, and a shift of U changes nothing.
+
+Letters: B structures of the batch, C of a chunk; X Y Z sites.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from gpuion.errors import ConvergenceError
+from gpuion.homogenization import solve_fields
+
+_SINGLE = 1e-5  # tolerances below this go to float64 at once
+_ON_GPU = 2**27  # sites × axes in flight, as in `homogenize`
+_ON_CPU = 2**18
+# Share of the inverse diagonal in the preconditioner: faded cores hold ever weaker bonds. 16³ sites, core width 0.25:
+# D settles to 1e-6 in 24 … 28 iterations, without it in 148 … 169, and to 1e-12 in 58, without it not in 400.
+_JACOBI = 3.0
+
+
+def effective_diffusivity(
+    potential: Tensor,
+    log_diffusivity: Tensor | None = None,
+    *,
+    diffusivity: Tensor | None = None,
+    tolerance: float = 1e-6,
+    max_iterations: int = 2000,
+) -> Tensor:
+    """Return the effective diffusivity tensor of fields, differentiable in them: D = D(U_x, ln D_x).
+
+    The backward pass costs no solve, only one sweep over the bonds. The error of D is of second order in that of the
+    solution and the gradient's of first: a tolerance of 1e-6 on D may leave 1e-3 of the gradient. In smooth
+    electrolytes the wait for late falls of the energy leaves far less: 5e-6 at 1e-4, 3e-7 at 1e-6 (18³ sites, three
+    arrangements). There are no second derivatives.
+
+    Parameters
+    ----------
+    potential : float [B, X, Y, Z]
+        Free energy U_x of an ion at each site, kT; +inf blocks a site, and gets the gradient 0.
+    log_diffusivity : float [B, X, Y, Z] or what broadcasts with `potential`, optional
+        ln D_x of the local diffusivity; −inf: the site holds ions, but none leaves, and it gets the gradient 0.
+    diffusivity : as `log_diffusivity`, optional
+        D_x instead. Where D_x = 0 the derivative is infinite (g grows as √D_x); it is given as 0 there. With neither,
+        D_x = 1.
+    tolerance : float
+        Bound in (0, 1) on the estimated relative error of each D_aa, as in `homogenize`.
+    max_iterations : int
+        Iterations after which the solve is given up.
+
+    Returns
+    -------
+    Tensor
+        float64 [B, 3, 3], symmetric, in the unit of D_x. Gradients have the dtype of their fields.
+
+    Raises
+    ------
+    ValueError
+        For fields of other shapes or values, both diffusivities at once, a structure with no open site.
+    ConvergenceError
+        If a structure misses the tolerance.
+    """
+    if log_diffusivity is not None and diffusivity is not None:
+        raise ValueError("give either log_diffusivity or diffusivity, not both")
+    if diffusivity is not None:
+        if bool((diffusivity < 0).any()):
+            raise ValueError(f"diffusivity must not be negative, got {float(diffusivity.min())}")
+        mobile = diffusivity > 0  # the mask keeps 0 · inf out of the gradient
+        log_diffusivity = torch.where(mobile, diffusivity, 1.0).log().masked_fill(~mobile, -math.inf)
+    if log_diffusivity is None:
+        log_diffusivity = torch.zeros_like(potential)
+    fields = torch.broadcast_tensors(potential, log_diffusivity)
+    _check(*fields)
+    if not 0 < tolerance < 1 or max_iterations < 1:
+        raise ValueError(
+            f"tolerance must lie in (0, 1) and max_iterations be at least 1, got {tolerance} and {max_iterations}"
+        )
+    return _Homogenized.apply(*fields, tolerance, max_iterations)
+
+
+def _check(potential: Tensor, log_diffusivity: Tensor) -> None:
+    """Refuse fields that are no medium."""
+    if potential.ndim != 4 or 0 in potential.shape[1:] or not potential.is_floating_point():
+        raise ValueError(
+            f"potential must be floats [B, X, Y, Z] without empty axes, got {potential.dtype} {list(potential.shape)}"
+        )
+    if bool((potential.isnan() | (potential == -math.inf)).any()):
+        raise ValueError("potential must be a number or +inf (blocked), not NaN or -inf")
+    if bool((log_diffusivity.isnan() | (log_diffusivity == math.inf)).any()):
+        raise ValueError("the diffusivity must be finite: ln D a number or -inf (immobile), not NaN or +inf")
+
+
+def site_factors(potential: Tensor, log_diffusivity: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return s = √D exp(−U/2) [B, X, Y, Z] with largest value 1, what D a unit of Σ s s w w means [B], and π/Π.
+
+    Raises
+    ------
+    ValueError
+        For a structure with no open site.
+    """
+    U, log_D = potential.double(), log_diffusivity.double()
+    shut = U.isposinf().flatten(1).all(1)
+    if bool(shut.any()):
+        b = int(shut.nonzero()[0, 0])
+        raise ValueError(f"structure {b} of {len(U)} has no open site; leave it out, or open one of its sites")
+    log_weight = torch.logsumexp((-U).flatten(1), 1)
+    log_factor = (log_D - U) / 2
+    top = log_factor.flatten(1).amax(1) if len(U) else log_weight
+    top = torch.where(torch.isfinite(top), top, 0.0)  # all open sites may have D = 0
+    s = (log_factor - top[:, None, None, None]).exp()
+    return s, (2 * top - log_weight).exp(), (-U - log_weight[:, None, None, None]).exp()
+
+
+def correctors(s: Tensor, tolerance: float, max_iterations: int) -> tuple[Tensor, Tensor]:
+    """Return energies [B, 3, 3] and the solutions v [B, 3, X, Y, Z], float64, of media with site factors s.
+
+    Raises
+    ------
+    ConvergenceError
+        If a structure misses the tolerance.
+    """
+    size = max(1, (_ON_GPU if s.is_cuda else _ON_CPU) // (3 * s[:1].numel() or 1))
+    energy = s.new_zeros(len(s), 3, 3)
+    v = s.new_zeros(len(s), 3, *s.shape[1:])
+    for first in range(0, len(s), size):
+        rows = torch.arange(first, min(first + size, len(s)), device=s.device)
+        for dtype in (torch.float32, torch.float64)[tolerance < _SINGLE :]:
+            energy[rows], error, _, iterations, u, flow = solve_fields(
+                s[rows], dtype, (tolerance, max_iterations), _JACOBI
+            )
+            v[rows] = _with_profiles(u.double(), flow)
+            missed = (error > tolerance).any(1)
+            rows, error, iterations = rows[missed], error[missed], iterations[missed]
+            if not len(rows):
+                break
+        else:
+            raise ConvergenceError(
+                f"structure {int(rows[0])} of {len(s)} has a relative error of {float(error[0].max()):.2g} in D after "
+                f"{int(iterations[0])} iterations, above the tolerance of {tolerance:g}; raise max_iterations "
+                f"({max_iterations}) or the tolerance"
+            )
+    return energy, v
+
+
+def _with_profiles(u: Tensor, flow: list[Tensor]) -> Tensor:
+    """Add to u [C, 3, X, Y, Z] the profiles along the axes that the solver started from."""
+    for axis, drop in enumerate(flow):
+        level = (drop - 1).cumsum(1).roll(1, 1)  # layer i lies behind the drops 0 … i − 1
+        level[:, 0] = 0
+        u[:, axis] += level.view(len(u), *(-1 if a == axis else 1 for a in range(3)))
+    return u
+
+
+def drops(v: Tensor, axis: int) -> Tensor:
+    """Return w_a = e_a·d + δv_a of the bonds from each site forward along an axis, [C, 3, X, Y, Z]."""
+    w = v.roll(-1, axis + 2) - v
+    w[:, axis] += 1
+    return w
+
+
+class _Homogenized(torch.autograd.Function):
+    """D = E / Π with the gradients of the module's heading."""
+
+    @staticmethod
+    def forward(ctx: Any, potential: Tensor, log_diffusivity: Tensor, tolerance: float, max_iterations: int) -> Tensor:
+        s, unit, weight = site_factors(potential, log_diffusivity)
+        energy, v = correctors(s, tolerance, max_iterations)
+        tensor = energy * unit[:, None, None]
+        ctx.dtypes = potential.dtype, log_diffusivity.dtype
+        ctx.save_for_backward(s, v, weight, unit, tensor)
+        return tensor
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        s, v, weight, unit, tensor = ctx.saved_tensors
+        share = torch.zeros_like(s)  # Σ_ab grad_ab Σ_{bonds of x} g w_a w_b
+        for axis in range(3):
+            w = drops(v, axis)
+            bond = s * s.roll(-1, axis + 1) * torch.einsum("bij,bixyz,bjxyz->bxyz", grad, w, w)
+            share += bond + bond.roll(1, axis + 1)
+        share *= unit[:, None, None, None] / 2
+        pull = weight * (grad * tensor).sum((1, 2))[:, None, None, None] - share
+        return pull.to(ctx.dtypes[0]), share.to(ctx.dtypes[1]), None, None
