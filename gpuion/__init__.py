@@ -36,6 +36,7 @@ _HOME = {
     "effective_diffusivity": "gradients",
     "SmoothMedium": "smooth",
     "smooth_medium": "smooth",
+    "read_image": "images",
     "tile": "voxels",
     "voxelize": "voxels",
     "Dataset": "dataset",

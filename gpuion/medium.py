@@ -6,9 +6,15 @@ Lengths are in voxels, energies in kT, diffusivities in units of the bulk solven
 
 import dataclasses
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from gpuion.images import Table
 
 BLOCKED = 255
 """The class of a site inside a particle, in media made by `electrolyte`."""
@@ -130,6 +136,34 @@ class Medium:
         ):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "spacing", float(self.spacing))
+
+    @classmethod
+    def from_image(
+        cls, array: "np.ndarray | Tensor", diffusivity: "Table", potential: "Table | None" = None, spacing: float = 1.0
+    ) -> "Medium":
+        """Return the medium of a labelled image, each label with its own diffusivity.
+
+        Parameters
+        ----------
+        array : bool or integers of any size, [X, Y, Z] or [B, X, Y, Z]
+            numpy array or tensor of labels, as from `read_image`; the cell is periodic.
+        diffusivity : mapping or sequence
+            Of each label: {label: D}, or D of label k in place k; 0 or None blocks it. At most 255 labels, which become
+            the classes 0 … K−1 in rising order.
+        potential : mapping or sequence, optional
+            Free energy of an ion in each label that is not blocked, kT; +inf blocks, too. 0 if left out.
+        spacing : float
+            Edge of a voxel of the image.
+
+        Raises
+        ------
+        ValueError
+            For a label of the image with no diffusivity (which it names), or without a potential where others have one,
+            values out of range, an image of other shape or dtype.
+        """
+        from gpuion.images import classify
+
+        return cls(*classify(array, diffusivity, potential), spacing)
 
     def to(self, device: torch.device | str) -> "Medium":
         """Return the same medium on another device."""
