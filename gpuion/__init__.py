@@ -36,6 +36,8 @@ _HOME = {
     "effective_diffusivity": "gradients",
     "SmoothMedium": "smooth",
     "smooth_medium": "smooth",
+    "currents": "flux",
+    "tortuosity": "flux",
     "read_image": "images",
     "tile": "voxels",
     "voxelize": "voxels",
