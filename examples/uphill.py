@@ -7,13 +7,13 @@ import torch
 import gpuion
 
 
-def uphill(n: int = 8, box: float = 32.0, diameter: float = 9.6, steps: int = 12, stride: float = 1.0) -> torch.Tensor:
+def uphill(n: int = 6, box: float = 24.0, diameter: float = 8.0, steps: int = 12, stride: float = 1.0) -> torch.Tensor:
     """Return sphere centres [1, N, 3] after some steps uphill from a random arrangement; prints ⟨D⟩ on the way."""
     centers = gpuion.place("random", n_structures=1, n_particles=n, box=box, diameter=diameter, seed=1).double()
     for step in range(steps + 1):
         x = centers.clone().requires_grad_()
         medium = gpuion.smooth_medium(x, box=box, diameter=diameter, core_width=0.5)
-        D = gpuion.effective_diffusivity(medium.potential, medium.log_diffusivity, tolerance=1e-4)
+        D = gpuion.effective_diffusivity(medium.potential, medium.log_diffusivity, tolerance=1e-3)
         mean = D.diagonal(dim1=1, dim2=2).mean()
         print(f"step {step:3d}: D = {float(mean.detach()):.4f}", flush=True)
         mean.log().backward()
