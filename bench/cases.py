@@ -1,0 +1,23 @@
+"""All cases by name. A case is a function from a setting to rows; its first line is what --list says."""
+
+from collections.abc import Callable, Iterable
+
+import cases_medium
+import cases_solve
+import cases_walk
+from measure import Row, Setting
+
+CASES: dict[str, Callable[[Setting], Iterable[Row]]] = {
+    "place": cases_medium.place,
+    "voxelize": cases_medium.voxelize,
+    "medium": cases_medium.medium,
+    "walk": cases_walk.walk,
+    "sass": cases_walk.machine_code,
+    "one-percent": cases_walk.one_percent,
+    "solve-64": cases_solve.solve_64,
+    "solve-100": cases_solve.solve_100,
+    "solve-150": cases_solve.solve_150,
+    "solve-200": cases_solve.solve_200,
+    "size": cases_solve.by_size,
+    "memory": cases_solve.memory,
+}

@@ -1,0 +1,33 @@
+"""Print how many bytes a solve of so many sites an edge takes at its peak: python bench/peak.py SITES DEVICE THREADS."""
+
+import json
+import resource
+import sys
+
+import torch
+
+import gpuion
+
+
+def main() -> None:
+    """Solve a small cell to bring in all code, then the one asked for."""
+    sites, device, threads = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    torch.set_num_threads(threads)
+    tables = torch.tensor([1.0, 0.5]), torch.zeros(2)
+    draw = torch.Generator().manual_seed(0)
+    cells = [torch.randint(0, 2, (1, n, n, n), dtype=torch.uint8, generator=draw).to(device) for n in (8, sites)]
+    gpuion.homogenize(gpuion.Medium(cells[0], *tables), tolerance=1e-3)
+    before = peak(device)
+    gpuion.homogenize(gpuion.Medium(cells[1], *tables), tolerance=1e-3)
+    print(json.dumps({"bytes": peak(device) - before}))
+
+
+def peak(device: str) -> int:
+    """Return the peak memory so far, bytes: of the GPU, or of this process."""
+    if device == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return torch.cuda.max_memory_allocated(device)
+
+
+if __name__ == "__main__":
+    main()

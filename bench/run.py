@@ -1,0 +1,123 @@
+"""Time gpuion beside its peers, a case at a time: what it was on, all samples, ratios, and the hardware's limit.
+
+    pip install -c constraints.txt -e '.[bench]'      # the peers; a case does without one that is missing
+    python bench/run.py --list
+    python bench/run.py --case walk solve-64 --out bench/results
+    python bench/run.py --scale tiny --out runs/bench   # every case in a second or so: does it run?
+
+Ours and a peer take turns in one process, so that what else the machine does meets both; the ratio is the median
+over these pairs. A case that fails is reported, the others go on, and the exit status is 1.
+"""
+
+import argparse
+import datetime
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from cases import CASES
+from measure import Row, Setting, machine
+
+from gpuion.files import write_json
+
+Case = Callable[[Setting], Iterable[Row]]
+
+
+def main(arguments: list[str] | None = None, cases: dict[str, Case] | None = None) -> int:
+    """Run the cases asked for, write a JSON file each, print a table; return the exit status."""
+    cases = CASES if cases is None else cases
+    given = parse(arguments, cases)
+    if given.list:
+        for name, case in cases.items():
+            print(f"{name:<14}{(case.__doc__ or '').splitlines()[0]}")
+        return 0
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if given.device == "auto" else given.device
+    setting = Setting(scale=given.scale, device=device, threads=given.threads)
+    torch.set_num_threads(given.threads)
+    given.out.mkdir(parents=True, exist_ok=True)
+    about = machine(setting)
+    results = []
+    for name in given.case or cases:
+        result = run(name, cases[name], setting, about)
+        write_json(given.out / f"{name}.json", result)
+        results.append(result)
+    print(table(results, about))
+    return 1 if any(result["error"] for result in results) else 0
+
+
+def parse(arguments: list[str] | None, cases: dict[str, Case]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", nargs="+", choices=list(cases), metavar="NAME", help="cases to run (default: all)")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder for NAME.json (default runs/bench)")
+    parser.add_argument("--scale", choices=["full", "tiny"], default="full")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    cores = torch.get_num_threads()
+    parser.add_argument("--threads", type=int, default=cores, help=f"of the CPU (default: torch's, {cores} here)")
+    parser.add_argument("--list", action="store_true", help="say what there is, and stop")
+    return parser.parse_args(arguments)
+
+
+def run(name: str, case: Case, setting: Setting, about: dict[str, Any]) -> dict[str, Any]:
+    """Run one case; return its rows, those before a failure included."""
+    print(f"{name}: {(case.__doc__ or '').splitlines()[0]}", file=sys.stderr, flush=True)
+    date, load = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), os.getloadavg()
+    rows: list[dict[str, Any]] = []
+    error, began = "", time.perf_counter()
+    try:
+        for row in case(setting):
+            rows.append(row.json())
+            print("  " + line(rows[-1]), file=sys.stderr, flush=True)
+    except Exception:  # noqa: BLE001, the other cases go on, and the exit status tells
+        error = traceback.format_exc()
+        print(error, file=sys.stderr, flush=True)
+    return {
+        "case": name,
+        "error": error,
+        "date": date,
+        "seconds": round(time.perf_counter() - began, 1),
+        "load_average_before": load,
+        "load_average_after": os.getloadavg(),
+        "machine": about,
+        "rows": rows,
+    }
+
+
+def line(row: dict[str, Any]) -> str:
+    """Return a row of the table: what, median (quartiles), ratio to the peer, limit."""
+    low, high = row["quartiles"]
+    text = f"{row['what']:<58} {row['median']:>9.4g} {row['unit']:<12} ({low:.3g} to {high:.3g}, n = {row['repeats']})"
+    if row["ratio"]:
+        low, high = row["ratio"]["quartiles"]
+        text += f"; {row['peer']['name']} {row['peer']['median']:.4g}: {row['ratio']['median']:.3g} times as fast"
+        text += f" ({low:.3g} to {high:.3g})"
+    if row["limit"]:
+        text += f"; limit{' (estimate)' if row['limit']['estimate'] else ''} {row['limit']['value']:.3g}, {row['limit']['what']}"
+    return text + (f"; {row['note']}" if row["note"] else "")
+
+
+def table(results: list[dict[str, Any]], about: dict[str, Any]) -> str:
+    """Return all rows as text."""
+    lines = [
+        f"{about['cpu']}, {about['cores']} cores ({about['threads']} threads used), GPU {about['gpu']}, "
+        f"gpuion {about['commit']}, scale {about['scale']}; median (quartiles, number of samples)"
+    ]
+    for result in results:
+        load = result["load_average_before"][0]
+        busy = "  (the machine was busy)" if load > 0.5 else ""
+        lines += ["", f"{result['case']}: {result['seconds']} s, load average before {load:.1f}{busy}"]
+        lines += ["  " + line(row) for row in result["rows"]]
+        if result["error"]:
+            lines.append("  FAILED: " + result["error"].strip().splitlines()[-1])
+    failed = [result["case"] for result in results if result["error"]]
+    lines += ["", f"{len(results) - len(failed)} cases done" + (f", failed: {', '.join(failed)}" if failed else "")]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
