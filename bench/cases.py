@@ -18,6 +18,7 @@ CASES: dict[str, Callable[[Setting], Iterable[Row]]] = {
     "solve-100": cases_solve.solve_100,
     "solve-150": cases_solve.solve_150,
     "solve-200": cases_solve.solve_200,
+    "pores-100": cases_solve.pores_100,
     "size": cases_solve.by_size,
     "memory": cases_solve.memory,
 }

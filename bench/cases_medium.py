@@ -25,7 +25,7 @@ class _Cell:
 
 
 def _cell(setting: Setting, batch: int) -> _Cell:
-    return _Cell(spheres=3, box=16.0, batch=2) if setting.tiny else _Cell(spheres=91, box=75.0, batch=batch)
+    return _Cell(spheres=8, box=36.0, batch=2) if setting.tiny else _Cell(spheres=91, box=75.0, batch=batch)
 
 
 def place(setting: Setting) -> Iterator[Row]:
@@ -33,8 +33,8 @@ def place(setting: Setting) -> Iterator[Row]:
     cell = _cell(setting, 64)
     families = {
         "random": {},
-        "chained": {"distance": (12.5, 13.5) if not setting.tiny else (cell.diameter, 7.0)},
-        "gapped": {"gap": 20.0 if not setting.tiny else 4.0, "axes": (0, 1)},
+        "chained": {"distance": (12.5, 13.5)},
+        "gapped": {"gap": 20.0 if not setting.tiny else 6.0, "axes": (0, 1)},
     }
     for family, more in families.items():
         task = lambda f=family, m=more: gpuion.place(  # noqa: E731

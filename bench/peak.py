@@ -3,6 +3,7 @@
 import json
 import resource
 import sys
+from pathlib import Path
 
 import torch
 
@@ -23,10 +24,14 @@ def main() -> None:
 
 
 def peak(device: str) -> int:
-    """Return the peak memory so far, bytes: of the GPU, or of this process."""
-    if device == "cpu":
+    """Return the peak memory so far, bytes: of the GPU, or of this process since it became a program of its own."""
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return torch.cuda.max_memory_allocated(device)
+    # getrusage would count the peak of the process that started this one, too.
+    return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
 
 
 if __name__ == "__main__":

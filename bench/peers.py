@@ -10,10 +10,6 @@ from typing import Any
 import numpy as np
 from measure import peer, quiet
 
-PEER_CHECKS = 100
-"""TauFactor looks at its answer every so many iterations."""
-
-
 def taufactor_solve(image: np.ndarray, iterations: int, device: str) -> float:
     """Return σ_eff along x after so many iterations: fixed values on the faces normal to x, y and z periodic."""
     module: Any = peer("taufactor")

@@ -97,7 +97,8 @@ def line(row: dict[str, Any]) -> str:
         text += f"; {row['peer']['name']} {row['peer']['median']:.4g}: {row['ratio']['median']:.3g} times as fast"
         text += f" ({low:.3g} to {high:.3g})"
     if row["limit"]:
-        text += f"; limit{' (estimate)' if row['limit']['estimate'] else ''} {row['limit']['value']:.3g}, {row['limit']['what']}"
+        kind = " (estimate)" if row["limit"]["estimate"] else ""
+        text += f"; limit{kind} {row['limit']['value']:.3g}: {row['limit']['what']}"
     return text + (f"; {row['note']}" if row["note"] else "")
 
 
