@@ -74,9 +74,9 @@ def voxelize(setting: Setting) -> Iterator[Row]:
 def medium(setting: Setting) -> Iterator[Row]:
     """Site classes of coated spheres, sites a second, at one and more sites a voxel, against plain numpy."""
     cell, model = _cell(setting, 1), gpuion.TransportModel()
-    centers = gpuion.place(
-        "random", n_structures=1, n_particles=cell.spheres, box=cell.box, diameter=cell.diameter
-    ).to(setting.device)
+    centers = gpuion.place("random", n_structures=1, n_particles=cell.spheres, box=cell.box, diameter=cell.diameter).to(
+        setting.device
+    )
     first = centers[0].double().cpu().numpy()
     for finer in (1,) if setting.tiny else (1, 2, 3):
         sites = int(cell.box) * finer

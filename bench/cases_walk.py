@@ -69,9 +69,10 @@ def _electrolyte(setting: Setting, sites: int, count: int) -> Iterator[Row]:
         if device == "cuda":
             value = _here()
             limit = Limit(value=value, what="instructions of the kernel's loop at full issue, H200's clock")
+        where = device if device != "cpu" else f"{cores} core" + "s" * (cores > 1)
         for name, number in (("attempts", int(run.attempts)), ("hops", int(run.hops))):
             yield Row(
-                what=f"{name}, electrolyte {sites}³, {device if device != 'cpu' else f'{cores} core' + 's' * (cores > 1)}",
+                what=f"{name}, electrolyte {sites}³, {where}",
                 unit=f"{name}/s", samples=[number / s for s in seconds], limit=limit if name == "attempts" else None,
                 facts={"walkers": walkers, "accepted": int(run.hops) / int(run.attempts)},
             )  # fmt: skip
@@ -100,7 +101,7 @@ def _words(total: int, chunks: int) -> int:  # pragma: no cover
 def words(cores: int) -> float:
     """Return random words a second, nothing done with them; one attempt needs one word. The best of five."""
     total = 200_000
-    numba.set_num_threads(min(cores, numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(cores)
     _words(10, cores)
     before = torch.get_num_threads()
     best = min(clock(lambda: _words(total, cores)) for _ in range(5))
@@ -117,7 +118,7 @@ def machine_code(setting: Setting) -> Iterator[Row]:
         yield Row(
             what=f"walk kernel for sm_{capability}", unit="instructions per attempt", samples=[counts["instructions"]],
             facts=counts | {"roofline": rates},
-            note=f"{counts['registers']} registers" + (f"; at most, by arithmetic alone (estimate): {text}" * bool(rates)),
+            note=f"{counts['registers']} registers" + f"; arithmetic alone allows (estimate): {text}" * bool(rates),
         )  # fmt: skip
 
 
@@ -144,7 +145,8 @@ def one_percent(setting: Setting) -> Iterator[Row]:
             peer_samples=[s * (e / 0.01) ** 2 for s, e in zip(seconds[1], off, strict=True)],
             facts={
                 "D_exact": exact, "tolerance": tolerance, "error": error, "walkers": walkers, "time": time,
-                "walk_seconds": seconds[1], "walk_error_bars": off, "converged": [bool(run.converged[0]) for run in runs],
+                "walk_seconds": seconds[1], "walk_error_bars": off,
+                "converged": [bool(run.converged[0]) for run in runs],
                 "z": [float((run.mean[0] - exact) / run.mean_error[0]) for run in runs],
             },
             note=f"walk of {walkers} ions to {off[0]:.0%}, then as 1/√walkers (estimate)",

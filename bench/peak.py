@@ -1,4 +1,4 @@
-"""Print how many bytes a solve of so many sites an edge takes at its peak: python bench/peak.py SITES DEVICE THREADS."""
+"""Print how many bytes a solve takes at its peak: python bench/peak.py SITES_AN_EDGE DEVICE THREADS."""
 
 import json
 import resource

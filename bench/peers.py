@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from measure import peer, quiet
 
+
 def taufactor_solve(image: np.ndarray, iterations: int, device: str) -> float:
     """Return σ_eff along x after so many iterations: fixed values on the faces normal to x, y and z periodic."""
     module: Any = peer("taufactor")
@@ -28,7 +29,7 @@ def taufactor_course(image: np.ndarray, device: str, done: Callable[[float], boo
     course: list[tuple[int, float]] = []
     own: list[int] = []
 
-    class Watched(module.PeriodicSolver):  # type: ignore[misc, name-defined]
+    class Watched(module.PeriodicSolver):
         def check_convergence(self, verbose: Any, conv_crit: Any, plot_interval: Any) -> bool:
             if super().check_convergence(verbose, conv_crit, plot_interval) and not own:
                 own.append(self.iter)
@@ -50,7 +51,7 @@ def porespy_solve(image: np.ndarray, tolerance: float) -> float:
 
 
 def pytrax_walk(image: np.ndarray, walkers: int, steps: int, records: int) -> np.ndarray:
-    """Return positions [records, W, 3] of walkers in an image that goes on as its mirror image; one step is one attempt."""
+    """Return positions [records, W, 3] of walkers in an image that its mirror images continue; a step is an attempt."""
     module: Any = peer("pytrax")
     walk = module.RandomWalk(image.astype(int))
     walk.run(nt=steps, nw=walkers, stride=max(1, steps // records))

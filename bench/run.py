@@ -10,7 +10,7 @@ over these pairs. A case that fails is reported, the others go on, and the exit 
 """
 
 import argparse
-import datetime
+import datetime as dt
 import os
 import sys
 import time
@@ -54,7 +54,9 @@ def parse(arguments: list[str] | None, cases: dict[str, Case]) -> argparse.Names
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", nargs="+", choices=list(cases), metavar="NAME", help="cases to run (default: all)")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder for NAME.json (default runs/bench)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/bench"), help="folder for NAME.json (default runs/bench)"
+    )
     parser.add_argument("--scale", choices=["full", "tiny"], default="full")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     cores = torch.get_num_threads()
@@ -66,7 +68,7 @@ def parse(arguments: list[str] | None, cases: dict[str, Case]) -> argparse.Names
 def run(name: str, case: Case, setting: Setting, about: dict[str, Any]) -> dict[str, Any]:
     """Run one case; return its rows, those before a failure included."""
     print(f"{name}: {(case.__doc__ or '').splitlines()[0]}", file=sys.stderr, flush=True)
-    date, load = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), os.getloadavg()
+    date, load = dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), os.getloadavg()
     rows: list[dict[str, Any]] = []
     error, began = "", time.perf_counter()
     try:
@@ -104,10 +106,8 @@ def line(row: dict[str, Any]) -> str:
 
 def table(results: list[dict[str, Any]], about: dict[str, Any]) -> str:
     """Return all rows as text."""
-    lines = [
-        f"{about['cpu']}, {about['cores']} cores ({about['threads']} threads used), GPU {about['gpu']}, "
-        f"gpuion {about['commit']}, scale {about['scale']}; median (quartiles, number of samples)"
-    ]
+    where = f"{about['cpu']}, {about['cores']} cores ({about['threads']} threads used), GPU {about['gpu']}"
+    lines = [f"{where}, gpuion {about['commit']}, scale {about['scale']}; median (quartiles, number of samples)"]
     for result in results:
         load = result["load_average_before"][0]
         busy = "  (the machine was busy)" if load > 0.5 else ""
