@@ -159,7 +159,7 @@ def test_images_and_their_foldings():
 
 def test_the_plain_walk_is_the_walk_of_the_medium():
     image = np.ones((8, 8, 8), np.uint8)
-    image[2:5, 3:6, 1:4] = 0
+    image[1:7, 1:7, 1:7] = 0
     walkers, steps = 4000, 600
     records = peers.plain_walk(image, walkers, steps, 60)
     square = records.astype(float) ** 2
