@@ -199,9 +199,7 @@ def solve_fields(
         tolerance=limits[0],
         max_iterations=limits[1],
     )
-    u, fall, tail, iterations = _conjugate_gradients(
-        s.to(dtype).repeat_interleave(3, 0), r.flatten(0, 1), stop, jacobi
-    )
+    u, fall, tail, iterations = _conjugate_gradients(s.to(dtype).repeat_interleave(3, 0), r.flatten(0, 1), stop, jacobi)
     u, flow = u.unflatten(0, (C, 3)), [p.flow for p in start]
     energy = _energy(s, u, flow)
     reached = energy.diagonal(dim1=1, dim2=2)
