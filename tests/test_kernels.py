@@ -40,12 +40,12 @@ def compile_walk(capability, ones=""):
 
     from gpuion.kernels.walk import walk_kernel
 
-    pointers = {"labels": "*u8", "leave_table": "*fp32", "enter_table": "*fp32", "start": "*i32", "quads": "*i32"}
-    pointers |= {"ids": "*i64", "displacement": "*i32", "hops_made": "*i32"}
-    pointers["keys"] = "*i64"
+    pointers = {"fields": "*u8", "rates": "*i64", "start": "*i64", "first": "*i32", "quads": "*i32", "ids": "*i64"}
+    pointers |= {"displacement": "*i32", "hops_made": "*i32"}
+    scalars = dict.fromkeys(("key0", "key1", "last", "first_walker", "size", "W", "T"), "i32")
     ones = dict.fromkeys(ones, 1)  # a launch compiles an argument of 1 as a constant
-    scalars = {**dict.fromkeys("XYZWT", "i32"), "BLOCK": "constexpr", **dict.fromkeys(ones, "constexpr")}
-    source = ASTSource(walk_kernel, {**pointers, **scalars}, constexprs={"BLOCK": 128, **ones})
+    signature = {**pointers, **scalars, "BLOCK": "constexpr", **dict.fromkeys(ones, "constexpr")}
+    source = ASTSource(walk_kernel, signature, constexprs={"BLOCK": 128, **ones})
     return triton.compile(
         source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 4, "enable_fp_fusion": False}
     )
@@ -90,7 +90,7 @@ def test_walk_compiles_within_its_budget(capability, tmp_path):
     loop = hottest_loop(code)
     attempts = 4  # one Philox call a turn of the loop
     text = "\n".join(loop)
-    assert len(re.findall(r"\bIMAD", text)) > 40, "this is not the loop of the walk"
+    assert len(re.findall(r"\bIMAD", text)) > 30, "this is not the loop of the walk"
     assert (stack, shared) == (0, 0)
     assert not re.search(r"\b(LDL|STL|LDS|STS|BAR)\b", text), "the loop spills or waits for its neighbours"
     assert registers <= REGISTERS, registers
@@ -98,13 +98,15 @@ def test_walk_compiles_within_its_budget(capability, tmp_path):
 
 
 REGISTERS = 40
-"""Eight blocks of 128 threads would run beside each other at 64 registers; 40 leaves 12."""
+"""At 40 an SM holds 12 blocks of 128 threads, 75% of what it can schedule; 30 to 32 measured hold all 16."""
 
-INSTRUCTIONS = 72
-"""Instructions an attempt: a quarter of Philox, direction and wrap, look-ups, decision and move; 68 to 71 measured."""
+INSTRUCTIONS = 41
+"""Instructions an attempt, 38.5 to 40 measured on two Tritons and three GPU generations: a quarter of Philox 13, word
+to direction and mask 2, step and seam 8, two look-ups 6, decision 3, move and count 6. Counts are emptied outside this
+loop, which adds 1 or 2."""
 
 
-@pytest.mark.parametrize("ones", ["X", "YZ", "WT", "XYZWT"])
+@pytest.mark.parametrize("ones", [("size",), ("W", "T"), ("size", "W", "T")])
 def test_walk_compiles_for_sizes_of_one(ones):
     assert "cubin" in compile_walk(90, ones).asm
 
