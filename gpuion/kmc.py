@@ -3,24 +3,29 @@
 Ions hop between neighbouring sites at rates k(x→y) = √(D_x D_y) / h² · exp(−(U_y − U_x)/2). They start from the
 stationary distribution π = exp(−U), and D is the slope of their mean squared displacement once it has settled.
 
-Legend: B structures, W walkers, T checkpoints, J lag windows, X Y Z sites, K classes.
+Legend: B structures, C of a group, W walkers, T checkpoints, J lag windows, X Y Z sites, K classes.
 """
 
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from gpuion.kernels.reference import Stream, philox, pick
+from gpuion.hops import Rates, trapped
+from gpuion.hops import rates as _rates
+from gpuion.hops import starts as _starts
 from gpuion.medium import Medium
+from gpuion.slopes import CHECKPOINTS, TIME, analyse
 
-CHECKPOINTS = 64
-_LAGS = (2, 4, 8, 16, 32)  # checkpoints; a window's slope runs over (lag/2, lag), every time origin counts
-_SCALE = 2.0**32 / (1 + 2.0**-20)  # a bond at k_max stays just below 2³², so that it fits a word
-_RAREST = 1e-6  # smallest k/k_max whose threshold a 32-bit word resolves to 0.2%
+_AT_ONCE = 2**24  # displacements of a group of structures: 64 MB, and four times as much in float64 to analyse them
+_LONGEST = 2**31  # attempts of a walker, so that a displacement fits 32 bits whatever happens
+_STOP, _LONGER = 0.0, -1.0
+_JOIN = (0.5, 1.0, 2.0, 3.0)  # at most four times the walkers in one go: an early error bar says too little
+_LARGEST = (2048, 1024, 2048)  # what the GPU's interleaved addresses hold
+_Batch = TypeVar("_Batch", "WalkResult", "_Walks")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,20 +35,26 @@ class WalkResult:
     Attributes
     ----------
     diffusivity, standard_error : float64 [B, 3]
-        D per axis from the settled slope, and its standard error over independent walkers.
+        D per axis from the settled slope, and its standard error over independent walkers; both zero along an axis
+        that no cluster of open sites leads through.
     mean, mean_error : float64 [B]
         The mean over axes and its own standard error.
     converged : bool [B]
-        Whether the slopes of all three axes have settled; if not, those of `diffusivity` that have not are
-        the last window's and probably too high.
+        Whether the slopes of all three axes have settled (and, with time="auto", the mean is known to `rtol`); of
+        those of `diffusivity` that have not settled, the last window's is given, which is probably too high.
     reason : tuple of str
         Why a structure has not converged; empty strings for the others.
+    trapped : float64 [B]
+        Share of the stationary weight in closed pockets: exact, from the labels. It carries nothing and counts in D.
     lag : float64 [B, 3]
         The longer lag of the window that each D_aa is taken from, voxel² / D_ref.
     slopes, slope_errors : float64 [B, J, 3]
-        Slope of each lag window and its standard error: the plateau to look at.
+        Slope of each lag window and its standard error: the plateau to look at, see `gpuion.plots.plateau`.
     lags : float64 [B, J]
         The longer lag of each window.
+    time : float64 [B]
+        How long each ion walked, voxel² / D_ref.
+    walkers : int64 [B]
     hops, attempts : int64 [B]
         Hops made and attempted by all walkers.
     """
@@ -54,18 +65,21 @@ class WalkResult:
     mean_error: Tensor
     converged: Tensor
     reason: tuple[str, ...]
+    trapped: Tensor
     lag: Tensor
     slopes: Tensor
     slope_errors: Tensor
     lags: Tensor
+    time: Tensor
+    walkers: Tensor
     hops: Tensor
     attempts: Tensor
 
 
 @torch.no_grad()
 def walk(
-    medium: Medium, *, walkers: int = 10_000, time: float = 12_000.0, seed: int = 0,
-    ids: Sequence[int] | Tensor | None = None,
+    medium: Medium, *, walkers: int = 10_000, time: float | str = 12_000.0, rtol: float = 0.02,
+    max_attempts: float = 1e10, seed: int = 0, ids: Sequence[int] | Tensor | None = None,
 ) -> WalkResult:  # fmt: skip
     """Return the diffusivity of ions in each structure by kinetic Monte Carlo.
 
@@ -74,15 +88,26 @@ def walk(
     falls towards 2 D from above, never rising. An axis has settled at the first window beyond the relaxation time of
     the box, L² / 4π²D, that lies no more than two standard errors above the next window, three above any later one,
     and is known to 10%; D is read from the next window. An axis also counts as settled where its slope is zero within
-    two standard errors, in two windows, and known to 1% of the fastest axis.
+    two standard errors, in two windows, and known to 1% of the fastest axis, or where no cluster of open sites leads
+    through: there D is zero. Fewer than 30 walkers settle nothing.
+
+    With time="auto" a walk begins short. As long as an axis has not settled, its time is doubled, all walkers going
+    on where they stood; where only the noise is too large, other walkers join from the start, as many as the error
+    asks for and at most four times those at hand. It ends when all axes have settled and the mean of the three is
+    known to `rtol`, or would take more than `max_attempts`: then `converged` is false. Each structure stops for itself.
 
     Parameters
     ----------
     medium : Medium
     walkers : int
-        W, at least 2. The relative error of the mean of three axes is about √(2 / 3W) or less.
-    time : float
+        W, at least 2; with time="auto" those to begin with. The relative error of the mean of three axes is about
+        √(2 / 3W) or less.
+    time : float or "auto"
         Length of each walk, voxel² / D_ref.
+    rtol : float
+        With time="auto", the standard error of the mean over axes, relative to it.
+    max_attempts : float
+        With time="auto", attempts of all walkers of a structure; 10¹⁰ take a CPU core two minutes.
     seed : int
         In [0, 2⁶⁴). A structure's walks depend on (seed, id) alone.
     ids : sequence of int, optional
@@ -101,37 +126,60 @@ def walk(
     ----------
     Kadulkar et al., J. Phys. Chem. B 2021 (the ground truth of that paper).
     """
-    numbers = _check(medium, walkers, time, seed, ids)
+    numbers = _check(medium, walkers, time, (rtol, max_attempts), seed, ids)
     tables = _rates(medium)
     tick = torch.where(tables.fastest > 0, 1 / (6 * tables.fastest.clamp_min(1e-300)), math.inf)
-    quads = torch.ceil(time / (CHECKPOINTS * 4 * tick)).long()
-    if int(quads.max() if len(medium) else 0) * CHECKPOINTS * 4 >= 2**31:
+    lasts = _shortest(medium, tables.fastest) if isinstance(time, str) else torch.full_like(tick, time)
+    quads = torch.ceil(lasts / (CHECKPOINTS * 4 * tick)).long()
+    if int(quads.max() if len(medium) else 0) * CHECKPOINTS * 4 >= _LONGEST:
         raise ValueError(f"time = {time} takes more than 2³¹ attempts a walker; walk a shorter time")
-    start = _starts(medium, walkers, seed, numbers)
-    arguments = (
-        medium.labels.contiguous(), tables.leave, tables.enter, start, quads.int(), numbers, seed, CHECKPOINTS
-    )  # fmt: skip
-    if medium.labels.is_cuda:
-        from gpuion.kernels.walk import walk as launch
-    else:
-        from gpuion.kernels.scalar import walk as launch
-    displacement, hops = launch(*arguments)
-    interval = torch.where(quads > 0, quads * 4 * tick, time / CHECKPOINTS)
-    box = torch.tensor(medium.labels.shape[1:], device=interval.device) * medium.spacing
-    attempts = quads * 4 * CHECKPOINTS * walkers
-    return _analyse(displacement, interval, medium.spacing, box, hops.long().sum(-1), attempts)
+    shut, leads = trapped(medium)
+    ions = _Ions(medium=medium, tables=tables, ids=numbers, seed=seed, tick=tick, trapped=shut, leads=leads)
+    goal = _Goal(rtol=rtol, max_attempts=max_attempts) if isinstance(time, str) else None
+    done: list[tuple[Tensor, WalkResult]] = []
+    for index in torch.arange(len(medium), device=tick.device).split(_share(walkers)):
+        pending = [_begin(ions, index, walkers, quads[index], lasts[index])]
+        while pending:
+            walks = pending.pop()
+            result = _result(ions, walks)
+            plan = _plan(result, walks, goal)
+            for extra in sorted(set(plan)):
+                rows = torch.tensor([c for c, p in enumerate(plan) if p == extra], device=index.device)
+                for some in rows.split(_share((1 + max(extra, 0.0)) * walks.start.shape[1])):
+                    part = _select(walks, some)
+                    if extra == _STOP:
+                        done.append((part.index, _select(result, some)))
+                    else:
+                        pending.append(_longer(ions, part) if extra == _LONGER else _more(ions, part, extra))
+            if not plan:  # an empty batch
+                done.append((walks.index, result))
+    return _join(done, goal)
 
 
-def _check(medium: Medium, walkers: int, time: float, seed: int, ids: Sequence[int] | Tensor | None) -> Tensor:
-    B, X, Y, Z = medium.labels.shape
+def _check(
+    medium: Medium, walkers: int, time: float | str, goal: tuple[float, float], seed: int,
+    ids: Sequence[int] | Tensor | None,
+) -> Tensor:  # fmt: skip
+    B, *shape = medium.labels.shape
     if walkers < 2:
         raise ValueError(f"walkers must be at least 2 for an error bar, got {walkers}")
-    if not (time > 0 and math.isfinite(time)):
+    if isinstance(time, str) and time != "auto":
+        raise ValueError(f'time must be a positive number or "auto", got {time!r}')
+    if not isinstance(time, str) and not (time > 0 and math.isfinite(time)):
         raise ValueError(f"time must be positive, got {time}")
+    if not 0 < goal[0] < 1:
+        raise ValueError(f"rtol is a relative error in (0, 1), got {goal[0]}")
+    if not goal[1] > 0:
+        raise ValueError(f"max_attempts must be positive, got {goal[1]}")
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed must lie in [0, 2⁶⁴), got {seed}")
-    if X * Y * Z >= 2**31:
-        raise ValueError(f"a structure of {X}·{Y}·{Z} sites is too large; at most 2³¹ − 1")
+    if math.prod(shape) >= 2**31:
+        raise ValueError(f"a structure of {'·'.join(map(str, shape))} sites is too large; at most 2³¹ − 1")
+    if medium.labels.is_cuda and any(n > most for n, most in zip(shape, _LARGEST, strict=True)):
+        raise ValueError(
+            f"a structure of {'·'.join(map(str, shape))} sites is too long for a GPU; at most {_LARGEST} along "
+            "x, y, z: turn it, or walk on the CPU"
+        )
     numbers = torch.arange(B) if ids is None else torch.as_tensor(ids, dtype=torch.int64)
     if numbers.shape != (B,) or (B and not 0 <= int(numbers.min()) <= int(numbers.max()) < 2**32):
         raise ValueError(f"ids must be {B} integers in [0, 2³²), one a structure")
@@ -139,130 +187,161 @@ def _check(medium: Medium, walkers: int, time: float, seed: int, ids: Sequence[i
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Rates:
-    """Hop rates as tables of the class left and the class entered."""
+class _Ions:
+    """What stays while ions walk."""
 
-    leave: Tensor  # float32 [B, 256], √D e^{U/2}, scaled
-    enter: Tensor  # float32 [B, 256], √D e^{−U/2} / h²
-    fastest: Tensor  # float64 [B], k_max of the clock
+    medium: Medium
+    tables: Rates
+    ids: Tensor
+    seed: int
+    tick: Tensor  # float64 [B], length of an attempt
+    trapped: Tensor
+    leads: Tensor
 
-
-def _rates(medium: Medium) -> _Rates:
-    """Return each structure's rate tables, scaled so that leave · enter is the threshold of a hop."""
-    potential, root = medium.potential, medium.diffusivity.sqrt()
-    is_open = torch.isfinite(potential)
-    level = torch.where(is_open, potential, 0.0)
-    middle = (level[is_open].max() + level[is_open].min()) / 2 if bool(is_open.any()) else 0.0
-    leave = torch.where(is_open, root * torch.exp((level - middle) / 2), 0.0)
-    enter = torch.where(is_open, root * torch.exp(-(level - middle) / 2), 0.0) / medium.spacing**2
-    if not bool(torch.isfinite(leave).all() & torch.isfinite(enter).all()) or max(leave.max(), enter.max()) > 1e30:
-        raise ValueError("the potential spans too many kT for a walk; use homogenize")
-    table = enter.new_zeros(len(medium), 2, 256)
-    fastest = enter.new_zeros(len(medium))
-    for b in range(len(medium)):
-        slow, fast = _extremes(medium.labels[b], leave, enter)
-        if 0 < slow < _RAREST * fast:
-            raise ValueError(
-                f"structure {b}: rates of its bonds span a factor {fast / slow:.1e}, more than {1 / _RAREST:.0e}, "
-                "so a walk would hardly ever make the slow hops; use homogenize"
-            )
-        fastest[b] = fast * (1 + 2.0**-20)
-        table[b, 0, : len(leave)] = leave * (2.0**32 / fastest[b] if fast > 0 else 0.0)
-        table[b, 1, : len(enter)] = enter
-    return _Rates(leave=table[:, 0].float().contiguous(), enter=table[:, 1].float().contiguous(), fastest=fastest)
+    def some(self, index: Tensor) -> Medium:
+        """Return the medium of some structures."""
+        m = self.medium
+        return Medium(m.labels[index], m.diffusivity, m.potential, m.spacing)
 
 
-def _extremes(labels: Tensor, leave: Tensor, enter: Tensor) -> tuple[float, float]:
-    """Return the slowest and the fastest rate of the bonds that occur in a structure; 0 where there is none."""
-    K = len(leave)
-    pairs = [labels.long() * K + labels.roll(-1, axis).long() for axis in range(3)]
-    occurs = torch.bincount(torch.stack(pairs).reshape(-1), minlength=K * K).reshape(K, K) > 0
-    rates = (leave[:, None] * enter)[occurs | occurs.T]
-    rates = rates[rates > 0]
-    return (float(rates.min()), float(rates.max())) if len(rates) else (0.0, 0.0)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Walks:
+    """Walks of some structures, as many walkers in each."""
+
+    index: Tensor  # int64 [C], which structures
+    start: Tensor  # int32 [C, W]
+    path: Tensor  # int32 [C, T, W, 3]
+    quads: Tensor  # int64 [C], attempts between checkpoints, in fours
+    interval: Tensor  # float64 [C], time between checkpoints
+    hops: Tensor  # int64 [C]
 
 
-def _starts(medium: Medium, walkers: int, seed: int, ids: Tensor) -> Tensor:
-    """Draw first sites from π, int32 [B, W]: a class by its total weight, then one of its sites.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Goal:
+    """When an automatic walk ends."""
 
-    Counts are integers and the cumulative weights are made on the CPU, so that every device draws the same sites.
-    """
-    B, device = len(medium), medium.labels.device
-    is_open = torch.isfinite(medium.potential)
-    lowest = torch.where(is_open, medium.potential, math.inf).min().clamp_max(1e300)
-    weight = torch.where(is_open, torch.exp(lowest - medium.potential), 0.0).cpu()
-    start = torch.empty((B, walkers), dtype=torch.int32, device=device)
-    number = torch.arange(walkers, device=device)
-    for b in range(B):
-        flat = medium.labels[b].reshape(-1)
-        counts = torch.bincount(flat.long(), minlength=len(weight)).cpu()
-        share = np.cumsum(counts.double().numpy() * weight.numpy())
-        if not share[-1] > 0:
-            raise ValueError(f"structure {b} has no open site")
-        words = philox(seed, 0, number, ids[b], Stream.WALK_START)
-        u = (words[0] * 2**21 + (words[1] >> 11)).double() * 2.0**-53
-        kind = torch.searchsorted(torch.from_numpy(share / share[-1]).to(device), u, right=True)
-        first = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).to(device)
-        rank = first[kind] + pick(words[2], counts.to(device)[kind])
-        start[b] = torch.argsort(flat, stable=True)[rank].int()
-    return start
+    rtol: float
+    max_attempts: float
 
 
-def _analyse(
-    displacement: Tensor, interval: Tensor, spacing: float, box: Tensor, hops: Tensor, attempts: Tensor
-) -> WalkResult:
-    """Turn displacements at equal times into slopes with errors, and choose each axis's window that has settled."""
-    slopes = torch.stack([_slope(displacement, lag) for lag in _LAGS], 1)  # [B, J, W, 3] per checkpoint interval
-    slopes = slopes * (spacing**2 / (2 * interval))[:, None, None, None]
-    lags = interval[:, None] * torch.tensor(_LAGS, device=interval.device)
-    level, error = slopes.mean(2), _standard_error(slopes, 2)  # [B, J, 3]
-    settled, reason = _settle(slopes, level, error, lags, box)
-    index = settled.clamp_max(len(_LAGS) - 1)  # [B, 3]
-    chosen = slopes.gather(1, index[:, None, None].expand(-1, 1, slopes.shape[2], -1))[:, 0]  # [B, W, 3]
-    return WalkResult(
-        diffusivity=chosen.mean(1), standard_error=_standard_error(chosen, 1), mean=chosen.mean((1, 2)),
-        mean_error=_standard_error(chosen.mean(-1), 1), converged=(settled < len(_LAGS)).all(-1), reason=reason,
-        lag=lags.gather(1, index), slopes=level, slope_errors=error, lags=lags, hops=hops, attempts=attempts,
+def _share(walkers: float) -> int:
+    """Return how many structures to keep in hand at once."""
+    return max(1, int(_AT_ONCE // (CHECKPOINTS * walkers * 3)))
+
+
+def _shortest(medium: Medium, fastest: Tensor) -> Tensor:
+    """Return a time shorter than any that settles: the box's relaxation time at D = k_max h², eightfold, [B]."""
+    longest = max(medium.labels.shape[1:])
+    return torch.where(fastest > 0, 8 * (longest / (2 * math.pi)) ** 2 / fastest.clamp_min(1e-300), 1.0)
+
+
+def _launch(
+    ions: _Ions, index: Tensor, start: Tensor, quads: Tensor, checkpoints: int, first: Tensor, first_walker: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Return displacements [C, T, W, 3] since `start` and hops [C]."""
+    if ions.medium.labels.is_cuda:
+        from gpuion.kernels.walk import walk as launch
+    else:
+        from gpuion.kernels.scalar import walk as launch
+    path, hops = launch(
+        ions.medium.labels[index], ions.tables.leave[index], ions.tables.enter[index], start, quads.int(),
+        ions.ids[index], ions.seed, checkpoints, first.int(), first_walker,
+    )  # fmt: skip
+    return path, hops.long().sum(-1)
+
+
+def _begin(ions: _Ions, index: Tensor, walkers: int, quads: Tensor, time: Tensor) -> _Walks:
+    """Walk from the stationary distribution."""
+    start = _starts(ions.some(index), walkers, ions.seed, ions.ids[index])
+    path, hops = _launch(ions, index, start, quads, CHECKPOINTS, torch.zeros_like(quads))
+    interval = torch.where(quads > 0, quads * 4 * ions.tick[index], time / CHECKPOINTS)
+    return _Walks(index=index, start=start, path=path, quads=quads, interval=interval, hops=hops)
+
+
+def _longer(ions: _Ions, walks: _Walks) -> _Walks:
+    """Let all walkers go on for as long again; every second checkpoint stays."""
+    Y, Z = ions.medium.labels.shape[2:]
+    shape = torch.tensor(ions.medium.labels.shape[1:], device=walks.start.device)
+    begun = torch.stack([walks.start // (Y * Z), walks.start // Z % Y, walks.start % Z], -1)
+    now = (begun + walks.path[:, -1]) % shape
+    site = ((now[..., 0] * Y + now[..., 1]) * Z + now[..., 2]).int()
+    quads = 2 * walks.quads
+    path, hops = _launch(ions, walks.index, site, quads, CHECKPOINTS // 2, CHECKPOINTS * walks.quads)
+    path = torch.cat([walks.path[:, 1::2], walks.path[:, -1:] + path], 1)
+    return dataclasses.replace(
+        walks, path=path, quads=quads, interval=2 * walks.interval, hops=walks.hops + hops
     )  # fmt: skip
 
 
-def _slope(displacement: Tensor, lag: int) -> Tensor:
-    """Return each walker's squared displacement gained from lag/2 to lag, a checkpoint, float64 [B, W, 3]."""
-    path = torch.nn.functional.pad(displacement, (0, 0, 0, 0, 1, 0))  # the start is a time origin, too
-    squares = [(path[:, step:] - path[:, :-step]).double().square().mean(1) for step in (lag // 2, lag)]
-    return (squares[1] - squares[0]) / (lag - lag // 2)
+def _more(ions: _Ions, walks: _Walks, extra: float) -> _Walks:
+    """Let other walkers join, `extra` times those at hand, and walk as long."""
+    W = walks.start.shape[1]
+    start = _starts(ions.some(walks.index), math.ceil(extra * W), ions.seed, ions.ids[walks.index], first=W)
+    path, hops = _launch(ions, walks.index, start, walks.quads, CHECKPOINTS, torch.zeros_like(walks.quads), W)
+    return dataclasses.replace(
+        walks, start=torch.cat([walks.start, start], 1), path=torch.cat([walks.path, path], 2), hops=walks.hops + hops
+    )  # fmt: skip
 
 
-def _standard_error(samples: Tensor, dim: int) -> Tensor:
-    return samples.std(dim) / math.sqrt(samples.shape[dim])
+def _result(ions: _Ions, walks: _Walks) -> WalkResult:
+    """Return what these walks say."""
+    W, spacing = walks.start.shape[1], ions.medium.spacing
+    box = torch.tensor(ions.medium.labels.shape[1:], device=walks.start.device) * spacing
+    slopes = analyse(walks.path, walks.interval, spacing, box, ions.leads[walks.index])
+    return WalkResult(
+        **vars(slopes), trapped=ions.trapped[walks.index], time=CHECKPOINTS * walks.interval,
+        walkers=torch.full_like(walks.quads, W), hops=walks.hops, attempts=walks.quads * 4 * CHECKPOINTS * W,
+    )  # fmt: skip
 
 
-def _settle(slopes: Tensor, level: Tensor, error: Tensor, lags: Tensor, box: Tensor) -> tuple[Tensor, tuple[str, ...]]:
-    """Return the window to read each D_aa from [B, 3], J where there is none, and why there is none."""
-    J = level.shape[1]
-    fall = slopes[:, :, None] - slopes[:, None]  # paired by walker: [B, J, J, W, 3]
-    window = torch.arange(J, device=level.device)
-    later = (window - window[:, None])[..., None]
-    sigmas = torch.where(later == 1, 2.0, 3.0)  # the next window, and those after it
-    differs = (fall.mean(3) > sigmas * _standard_error(fall, 3)) & (later > 0)
-    agrees = ~differs.any(2)  # [B, J, 3]
-    relaxed = lags[..., None] / 2 * level.clamp_min(0) >= (box / (2 * math.pi)) ** 2
-    clear = error <= 0.1 * level.abs()
-    nothing = (level.abs() <= 2 * error) & (error <= 0.01 * level.amax((1, 2), keepdim=True))
-    nothing[:, :-1] &= nothing[:, 1:].clone()
-    still = (level == 0).all(1)  # no ion ever moved along this axis
-    fits = ((agrees & relaxed & clear) | nothing)[:, :-1]
-    first = torch.where(fits.any(1), fits.byte().argmax(1) + 1, J)
-    first = torch.where(still, J - 1, first)
-    reasons = []
-    for b in range(len(level)):
-        open_axes = first[b] == J
-        if not bool(open_axes.any()):
-            reasons.append("")
-        elif not bool(relaxed[b, :-1].any(0)[open_axes].all()):
-            reasons.append("the walk is shorter than the relaxation time of the box; give more time")
-        elif not bool((relaxed & clear)[b, :-1].any(0)[open_axes].all()):
-            reasons.append("a slope is uncertain by more than 10%; give more walkers")
+def _plan(result: WalkResult, walks: _Walks, goal: _Goal | None) -> list[float]:
+    """Return for each structure what is next: _STOP, _LONGER, or how many times its walkers are to join them."""
+    if goal is None:
+        return [_STOP] * len(walks.index)
+    plan = []
+    relative = (result.mean_error / result.mean.clamp_min(1e-300) / goal.rtol).tolist()
+    rows = zip(relative, result.mean.tolist(), result.reason, result.attempts.tolist(), strict=True)
+    for times, mean, reason, attempts in rows:
+        step: float
+        if reason in TIME:
+            step = _LONGER
+        elif reason:
+            step = 1.0
+        elif mean == 0 or times <= 1:
+            step = _STOP
         else:
-            reasons.append("a slope is still falling; give more time")
-    return first, tuple(reasons)
+            step = next((x for x in _JOIN if 1 + x >= times**2), _JOIN[-1])
+        later = attempts * (1 + abs(step))
+        per_walker = attempts // walks.start.shape[1] * (2 if step == _LONGER else 1)
+        plan.append(_STOP if later > goal.max_attempts or per_walker >= _LONGEST else step)
+    return plan
+
+
+def _select(batch: _Batch, rows: Tensor) -> _Batch:
+    """Return some structures of a result or of walks."""
+    fields: dict[str, Any] = {
+        name: x[rows] if isinstance(x, Tensor) else tuple(x[row] for row in rows.tolist())
+        for name, x in vars(batch).items()
+    }
+    return dataclasses.replace(batch, **fields)
+
+
+def _join(done: list[tuple[Tensor, WalkResult]], goal: _Goal | None) -> WalkResult:
+    """Return the results of all structures in their order; of automatic walks, note those that missed their goal."""
+    order = torch.cat([index for index, _ in done]).argsort()
+    parts = [vars(result) for _, result in done]
+    fields = {
+        name: torch.cat([part[name] for part in parts])[order] for name, x in parts[0].items() if isinstance(x, Tensor)
+    }
+    reasons = [reason for part in parts for reason in part["reason"]]
+    reasons = [reasons[row] for row in order.tolist()]
+    if goal is not None:
+        relative = torch.where(fields["mean_error"] > 0, fields["mean_error"] / fields["mean"].abs(), 0.0).tolist()
+        limit = f"max_attempts = {goal.max_attempts:g} or 2³¹ of a walker are too few"
+        for b, (reason, error) in enumerate(zip(reasons, relative, strict=True)):
+            if reason:
+                reasons[b] = f"{reason}: {limit}"
+            elif error > goal.rtol:
+                reasons[b] = f"the mean is known to {error:.2%}, not {goal.rtol:.2%}: {limit}"
+        fields["converged"] = torch.tensor([not reason for reason in reasons], device=order.device)
+    return WalkResult(**fields, reason=tuple(reasons))

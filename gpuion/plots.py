@@ -148,6 +148,50 @@ def walks(exact: np.ndarray, walk: np.ndarray, error: np.ndarray, settled: np.nd
         return figure
 
 
+def plateau(
+    lags: np.ndarray, slopes: np.ndarray, errors: np.ndarray, chosen: np.ndarray, *, exact: np.ndarray | None = None
+) -> Any:
+    """Return the slope of a structure's mean squared displacement over the lag, axis by axis, with the window chosen.
+
+    A slope that falls along the whole axis has not settled; D is read where it no longer does. The arguments are a
+    structure's `lags`, `slopes`, `slope_errors` and `lag` of a `WalkResult`.
+
+    Parameters
+    ----------
+    lags : float [J]
+        The longer lag of each window, voxel² / D_ref.
+    slopes, errors : float [J, 3]
+        Slope of each window per axis, in units of D_ref, and its standard error (one sigma is drawn).
+    chosen : float [3]
+        The lag that each axis is read at.
+    exact : float [3], optional
+        What the exact solve says, as lines.
+    """
+    with _style():
+        figure, axes = _figure(5.4, 4.0)
+        for axis, color in enumerate((BLUE, RED, GREEN)):
+            shift = 1.04 ** (axis - 1)  # side by side, so that error bars do not hide each other
+            axes.errorbar(
+                lags * shift, slopes[:, axis], errors[:, axis], fmt="o-", color=color, ms=4, lw=1, elinewidth=1.2,
+                capsize=2, label=f"$D_{{{'xyz'[axis] * 2}}}$",
+            )  # fmt: skip
+            at = int(np.abs(lags - chosen[axis]).argmin())
+            axes.plot(
+                lags[at] * shift, slopes[at, axis], "o", ms=11, mfc="none", mec=color, mew=1.4,
+                label="window read" if axis == 2 else None,
+            )  # fmt: skip
+            if exact is not None:
+                axes.axhline(float(exact[axis]), color=color, lw=1, ls="--", label="exact" if axis == 2 else None)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(lags, [f"{lag:.3g}" for lag in lags])
+        axes.xaxis.minorticks_off()
+        axes.set(title="Slope of the mean squared displacement", xlabel="lag  (voxel² / $D_{ref}$)")
+        axes.set_ylabel("½ d⟨r²⟩/dt per axis  (units of $D_{ref}$)")
+        axes.set_ylim(bottom=min(0.0, float((slopes - errors).min())))
+        _legend(axes, loc="best")
+        return figure
+
+
 def svg(figure: Any) -> bytes:
     """Return a figure as SVG without a date, equal figures as equal bytes."""
     from matplotlib import rc_context
@@ -213,4 +257,17 @@ def _maybe_log(axes: Any, values: np.ndarray) -> None:
     axes.set_xlim(values.min() / 1.15, values.max() * 1.15)
 
 
-__all__ = ["DOWN", "TEST", "UP", "Points", "families", "parity", "require", "spread", "svg", "trace", "walks"]
+__all__ = [
+    "DOWN",
+    "TEST",
+    "UP",
+    "Points",
+    "families",
+    "parity",
+    "plateau",
+    "require",
+    "spread",
+    "svg",
+    "trace",
+    "walks",
+]

@@ -1,0 +1,104 @@
+"""Walks that go on until they know enough: the same walk as one of that length, honest at their limit, alone or not."""
+
+import math
+
+import pytest
+import torch
+
+import gpuion
+from gpuion import kmc
+
+
+def two_phase(shape=(1, 6, 6, 6), seed=3):
+    labels = torch.randint(0, 3, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return gpuion.Medium(labels, torch.tensor([1.0, 0.4, 1.0]), torch.tensor([0.0, -1.5, math.inf]))
+
+
+def percolating(seed, size=16, open_share=0.34):
+    """Sites open at random, a little above the threshold of 0.3116, where the way through is long and thin."""
+    labels = torch.rand(1, size, size, size, generator=torch.Generator().manual_seed(seed)) > open_share
+    return gpuion.Medium(labels.to(torch.uint8), torch.ones(2), torch.tensor([0.0, math.inf]))
+
+
+def test_a_walk_ends_when_it_knows_enough():
+    medium = two_phase()
+    exact = gpuion.homogenize(medium, tolerance=1e-6).diffusivity
+    rough = gpuion.walk(medium, walkers=60, time="auto", rtol=0.1, seed=5)
+    fine = gpuion.walk(medium, walkers=60, time="auto", rtol=0.02, seed=5)
+    for run, rtol in ((rough, 0.1), (fine, 0.02)):
+        assert run.converged.tolist() == [True]
+        assert float(run.mean_error) <= rtol * float(run.mean)
+        assert float(((run.diffusivity - exact) / run.standard_error).abs().max()) < 4
+    assert int(fine.attempts) > int(rough.attempts)
+    # What it says of its cost: attempts are those of all walkers through all the time, at six k_max a unit of it.
+    assert float(fine.attempts) == pytest.approx(float(fine.walkers * fine.time * 6 * kmc._rates(medium).fastest))
+
+
+def test_a_walk_that_grew_is_the_walk_of_its_length_and_walkers():
+    medium = two_phase()
+    grown = gpuion.walk(medium, walkers=40, time="auto", rtol=0.04, seed=2)
+    assert int(grown.walkers) > 40
+    whole = gpuion.walk(medium, walkers=int(grown.walkers), time=float(grown.time) * (1 - 1e-12), seed=2)
+    for name in ("slopes", "diffusivity", "mean_error", "hops", "attempts", "time"):
+        assert torch.equal(getattr(grown, name), getattr(whole, name)), name
+
+
+def test_each_structure_stops_for_itself():
+    batch = two_phase(shape=(4, 5, 6, 7), seed=1)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        runs = gpuion.walk(batch, walkers=50, time="auto", rtol=0.05, seed=9, ids=[7, 5, 6, 3])
+        assert len(set(runs.attempts.tolist())) > 1
+        torch.set_num_threads(1)
+        for b, number in enumerate([7, 5, 6, 3]):
+            alone = gpuion.walk(batch[b : b + 1], walkers=50, time="auto", rtol=0.05, seed=9, ids=[number])
+            for name in ("diffusivity", "mean_error", "slopes", "hops", "attempts", "trapped"):
+                assert torch.equal(getattr(runs, name)[b : b + 1], getattr(alone, name)), name
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_structures_are_walked_a_few_at_a_time(monkeypatch):
+    batch = two_phase(shape=(3, 5, 6, 7), seed=1)
+    together = gpuion.walk(batch, walkers=50, time="auto", rtol=0.08)
+    monkeypatch.setattr(kmc, "_AT_ONCE", 1)
+    assert torch.equal(together.slopes, gpuion.walk(batch, walkers=50, time="auto", rtol=0.08).slopes)
+
+
+@pytest.mark.parametrize(("limit", "why"), [(2e5, "still falling|relaxation"), (1e7, "known to")])
+def test_a_limit_is_kept_and_named(limit, why):
+    medium = percolating(1) if limit < 1e6 else two_phase()
+    run = gpuion.walk(medium, walkers=100, time="auto", rtol=0.001, max_attempts=limit)
+    assert run.converged.tolist() == [False]
+    assert int(run.attempts) <= limit
+    assert any(reason in run.reason[0] for reason in why.split("|"))
+    assert "max_attempts" in run.reason[0]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_short_walk_near_the_percolation_threshold_does_not_pass_for_settled(seed):
+    medium = percolating(seed)
+    solution = gpuion.homogenize(medium, tolerance=1e-3)
+    run = gpuion.walk(medium, walkers=300, time=60.0, seed=seed)
+    assert 0.2 < float(run.trapped) < 0.5
+    assert solution.converged.tolist() == [True]
+    assert float(run.mean) > 1.5 * float(solution.diffusivity.mean())  # what it would have got wrong
+    assert run.converged.tolist() == [False]
+    assert "more time" in run.reason[0]
+
+
+def test_a_medium_without_structures():
+    for time in (5.0, "auto"):
+        run = gpuion.walk(two_phase(shape=(0, 3, 3, 3)), walkers=40, time=time)
+        assert run.diffusivity.shape == (0, 3)
+        assert run.reason == ()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [({"time": "long"}, "auto"), ({"rtol": 0.0}, "rtol"), ({"rtol": 1.0}, "rtol"), ({"max_attempts": 0}, "max_att")],
+)
+def test_nonsense_is_refused(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        gpuion.walk(two_phase(), **{"walkers": 10, "time": "auto", **kwargs})
