@@ -69,6 +69,7 @@ def walk_kernel(
     key0, key1, last, first_walker, size, W, T, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Walk BLOCK walkers of one structure through all checkpoints, `quads[b]` · 4 attempts to each."""
+    tl.static_assert(4 * _TURNS < 32, "a count would run into its neighbour")
     i_b = tl.program_id(1)
     o_w = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     m_w = o_w < W

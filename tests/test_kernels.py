@@ -106,6 +106,21 @@ to direction and mask 2, step and seam 8, two look-ups 6, decision 3, move and c
 loop, which adds 1 or 2."""
 
 
+def test_every_site_has_an_address_of_its_own():
+    from gpuion import kmc
+    from gpuion.kernels.walk import LARGEST, address
+
+    assert kmc._LARGEST == LARGEST
+    assert int(address(*(torch.tensor(sites - 1) for sites in LARGEST))) == 2**32 - 1
+    for axis in range(3):  # the bits of an axis are its own, from any two coordinates that differ
+        coordinates = [torch.zeros(LARGEST[axis], dtype=torch.int64)] * 3
+        coordinates[axis] = torch.arange(LARGEST[axis])
+        assert len(address(*coordinates).unique()) == LARGEST[axis]
+    corner = torch.arange(8)
+    cube = address(corner[:, None, None], corner[:, None], corner)
+    assert sorted(cube.flatten().tolist()) == list(range(512))  # a brick of 8³ sites is one piece of memory
+
+
 @pytest.mark.parametrize("ones", [("size",), ("W", "T"), ("size", "W", "T")])
 def test_walk_compiles_for_sizes_of_one(ones):
     assert "cubin" in compile_walk(90, ones).asm

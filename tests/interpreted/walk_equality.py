@@ -55,7 +55,7 @@ def test_paths_are_equal(shape, walkers, classes, blocked):
 
 
 def test_hops_that_never_fail_are_counted():
-    # 28 hops between two emptyings of counts that hold 31 a direction, on a ring where all go around and around.
+    # Every attempt is a hop, 28 between two emptyings of the counts and 8 after the last, around rings of 3, 2 and 1.
     labels, start = torch.zeros(1, 3, 2, 1, dtype=torch.uint8), torch.zeros(1, 64, dtype=torch.int32)
     leave, enter = torch.full((1, 256), 2.0**15), torch.full((1, 256), 2.0**17 * (1 - 2.0**-24))
     quads, ids = torch.tensor([16], dtype=torch.int32), torch.tensor([4])
