@@ -112,7 +112,8 @@ def walk(
     rtol : float
         With time="auto", the standard error of the mean over axes, relative to it.
     max_attempts : float
-        With time="auto", attempts of all walkers of a structure; 10¹⁰ take a CPU core two minutes.
+        With time="auto", attempts of all walkers of a structure; 10¹⁰ take a CPU core half a minute on a coarse lattice,
+        three at five sites per voxel.
     seed : int
         In [0, 2⁶⁴). A structure's walks depend on (seed, id) alone.
     ids : sequence of int, optional
@@ -126,6 +127,11 @@ def walk(
     ------
     ValueError
         If no site of a structure is open, if rates span more than 10⁶ (use `homogenize`), or if the walk is too long.
+
+    Notes
+    -----
+    Over 200 seeds of a small medium, given lengths and automatic ones, one and two standard errors covered 0.69 to 0.72
+    and 0.93 to 0.97 of the exact values, per axis and for the mean; estimates lay 0.1 to 0.3 standard errors high.
 
     References
     ----------

@@ -102,7 +102,7 @@ REGISTERS = 40
 
 INSTRUCTIONS = 41
 """Instructions an attempt, 38.5 to 40 measured on two Tritons and three GPU generations: a quarter of Philox 13, word
-to direction and mask 2, step and seam 8, two look-ups 6, decision 3, move and count 6. Counts are emptied outside this
+to direction and mask 3, step and seam 8, two look-ups 6, decision 3, move and count 6. Counts are emptied outside this
 loop, which adds 1 or 2."""
 
 
