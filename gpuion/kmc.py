@@ -19,18 +19,19 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from gpuion.hops import Rates, trapped
 from gpuion.hops import rates as _rates
-from gpuion.hops import starts as _starts
+from gpuion.hops import starts as _starts  # noqa: F401, the tests look for it here
+from gpuion.hops import trapped
 from gpuion.medium import Medium
 from gpuion.slopes import CHECKPOINTS, TIME, analyse
+from gpuion.walkers import Ions, Walks, begin, longer, more
 
 _AT_ONCE = 2**24  # displacements of a group of structures: 64 MB, and four times as much in float64 to analyse them
 _LONGEST = 2**31  # attempts of a walker, so that a displacement fits 32 bits whatever happens
 _STOP, _LONGER = 0.0, -1.0
 _JOIN = (0.5, 1.0, 2.0, 3.0)  # at most four times the walkers in one go: an early error bar says too little
 _LARGEST = (2048, 1024, 2048)  # what the GPU's interleaved addresses hold
-_Batch = TypeVar("_Batch", "WalkResult", "_Walks")
+_Batch = TypeVar("_Batch", "WalkResult", Walks)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,8 +113,8 @@ def walk(
     rtol : float
         With time="auto", the standard error of the mean over axes, relative to it.
     max_attempts : float
-        With time="auto", attempts of all walkers of a structure; 10¹⁰ take a CPU core half a minute on a coarse lattice,
-        three at five sites per voxel.
+        With time="auto", attempts of all walkers of a structure; 10¹⁰ take a CPU core half a minute on a coarse
+        lattice, three at five sites per voxel.
     seed : int
         In [0, 2⁶⁴). A structure's walks depend on (seed, id) alone.
     ids : sequence of int, optional
@@ -145,11 +146,11 @@ def walk(
     if int(quads.max() if len(medium) else 0) * CHECKPOINTS * 4 >= _LONGEST:
         raise ValueError(f"time = {time} takes more than 2³¹ attempts a walker; walk a shorter time")
     shut, leads = trapped(medium)
-    ions = _Ions(medium=medium, tables=tables, ids=numbers, seed=seed, tick=tick, trapped=shut, leads=leads)
+    ions = Ions(medium=medium, tables=tables, ids=numbers, seed=seed, tick=tick, trapped=shut, leads=leads)
     goal = _Goal(rtol=rtol, max_attempts=max_attempts) if isinstance(time, str) else None
     done: list[tuple[Tensor, WalkResult]] = []
     for index in torch.arange(len(medium), device=tick.device).split(_share(walkers)):
-        pending = [_begin(ions, index, walkers, quads[index], lasts[index])]
+        pending = [begin(ions, index, walkers, quads[index], lasts[index])]
         while pending:
             walks = pending.pop()
             result = _result(ions, walks)
@@ -161,7 +162,7 @@ def walk(
                     if extra == _STOP:
                         done.append((part.index, _select(result, some)))
                     else:
-                        pending.append(_longer(ions, part) if extra == _LONGER else _more(ions, part, extra))
+                        pending.append(longer(ions, part) if extra == _LONGER else more(ions, part, extra))
             if not plan:  # an empty batch
                 done.append((walks.index, result))
     return _join(done, goal)
@@ -198,36 +199,6 @@ def _check(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Ions:
-    """What stays while ions walk."""
-
-    medium: Medium
-    tables: Rates
-    ids: Tensor
-    seed: int
-    tick: Tensor  # float64 [B], length of an attempt
-    trapped: Tensor
-    leads: Tensor
-
-    def some(self, index: Tensor) -> Medium:
-        """Return the medium of some structures."""
-        m = self.medium
-        return Medium(m.labels[index], m.diffusivity, m.potential, m.spacing)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Walks:
-    """Walks of some structures, as many walkers in each."""
-
-    index: Tensor  # int64 [C], which structures
-    start: Tensor  # int32 [C, W]
-    path: Tensor  # int32 [C, T, W, 3]
-    quads: Tensor  # int64 [C], attempts between checkpoints, in fours
-    interval: Tensor  # float64 [C], time between checkpoints
-    hops: Tensor  # int64 [C]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Goal:
     """When an automatic walk ends."""
 
@@ -246,55 +217,7 @@ def _shortest(medium: Medium, fastest: Tensor) -> Tensor:
     return torch.where(fastest > 0, 8 * (longest / (2 * math.pi)) ** 2 / fastest.clamp_min(1e-300), 1.0)
 
 
-def _launch(
-    ions: _Ions, index: Tensor, start: Tensor, quads: Tensor, checkpoints: int, first: Tensor, first_walker: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Return displacements [C, T, W, 3] since `start` and hops [C]."""
-    if ions.medium.labels.is_cuda:
-        from gpuion.kernels.walk import walk as launch
-    else:
-        from gpuion.kernels.scalar import walk as launch
-    path, hops = launch(
-        ions.medium.labels[index], ions.tables.leave[index], ions.tables.enter[index], start, quads.int(),
-        ions.ids[index], ions.seed, checkpoints, first.int(), first_walker,
-    )  # fmt: skip
-    return path, hops.long().sum(-1)
-
-
-def _begin(ions: _Ions, index: Tensor, walkers: int, quads: Tensor, time: Tensor) -> _Walks:
-    """Walk from the stationary distribution."""
-    start = _starts(ions.some(index), walkers, ions.seed, ions.ids[index])
-    path, hops = _launch(ions, index, start, quads, CHECKPOINTS, torch.zeros_like(quads))
-    interval = torch.where(quads > 0, quads * 4 * ions.tick[index], time / CHECKPOINTS)
-    return _Walks(index=index, start=start, path=path, quads=quads, interval=interval, hops=hops)
-
-
-def _longer(ions: _Ions, walks: _Walks) -> _Walks:
-    """Let all walkers go on for as long again; every second checkpoint stays."""
-    Y, Z = ions.medium.labels.shape[2:]
-    shape = torch.tensor(ions.medium.labels.shape[1:], device=walks.start.device)
-    begun = torch.stack([walks.start // (Y * Z), walks.start // Z % Y, walks.start % Z], -1)
-    now = (begun + walks.path[:, -1]) % shape
-    site = ((now[..., 0] * Y + now[..., 1]) * Z + now[..., 2]).int()
-    quads = 2 * walks.quads
-    path, hops = _launch(ions, walks.index, site, quads, CHECKPOINTS // 2, CHECKPOINTS * walks.quads)
-    path = torch.cat([walks.path[:, 1::2], walks.path[:, -1:] + path], 1)
-    return dataclasses.replace(
-        walks, path=path, quads=quads, interval=2 * walks.interval, hops=walks.hops + hops
-    )  # fmt: skip
-
-
-def _more(ions: _Ions, walks: _Walks, extra: float) -> _Walks:
-    """Let other walkers join, `extra` times those at hand, and walk as long."""
-    W = walks.start.shape[1]
-    start = _starts(ions.some(walks.index), math.ceil(extra * W), ions.seed, ions.ids[walks.index], first=W)
-    path, hops = _launch(ions, walks.index, start, walks.quads, CHECKPOINTS, torch.zeros_like(walks.quads), W)
-    return dataclasses.replace(
-        walks, start=torch.cat([walks.start, start], 1), path=torch.cat([walks.path, path], 2), hops=walks.hops + hops
-    )  # fmt: skip
-
-
-def _result(ions: _Ions, walks: _Walks) -> WalkResult:
+def _result(ions: Ions, walks: Walks) -> WalkResult:
     """Return what these walks say."""
     W, spacing = walks.start.shape[1], ions.medium.spacing
     box = torch.tensor(ions.medium.labels.shape[1:], device=walks.start.device) * spacing
@@ -305,7 +228,7 @@ def _result(ions: _Ions, walks: _Walks) -> WalkResult:
     )  # fmt: skip
 
 
-def _plan(result: WalkResult, walks: _Walks, goal: _Goal | None) -> list[float]:
+def _plan(result: WalkResult, walks: Walks, goal: _Goal | None) -> list[float]:
     """Return for each structure what is next: _STOP, _LONGER, or how many times its walkers are to join them."""
     if goal is None:
         return [_STOP] * len(walks.index)
