@@ -49,21 +49,21 @@ def n_fold_way(labels, leave, enter, start, interval, displacement, made):
         site = np.int64(start[w])
         at = np.array((site // (shape[1] * shape[2]), site // shape[2] % shape[1], site % shape[2]))
         count, total = np.zeros(6, np.int64), np.empty(6, np.float32)
-        work, words = np.empty((4, 32), np.uint32), np.empty(128, np.uint32)
+        words = np.empty((4, 32), np.uint32)
         rate = _sum_rates(field, shape, at, leave, enter, total)
         t, clock, quad = 0, 0.0, 0
         while t < T:
-            scalar._many_words(quad, uint32(w), uint32(0), uint32(1), uint32(0), work, words)  # noqa: SLF001
+            scalar._many_words(quad, uint32(w), uint32(0), uint32(1), uint32(0), words)  # noqa: SLF001
             quad += 32
             for k in range(0, 128, 2):
-                clock += -np.log((words[k] + 0.5) * 2.0**-32) / rate if rate > 0 else np.inf
+                clock += -np.log((words[k & 3, k >> 2] + 0.5) * 2.0**-32) / rate if rate > 0 else np.inf
                 while t < T and clock > (t + 1) * interval:
                     for axis in range(3):
                         displacement[t, w, axis] = count[axis] - count[axis + 3]
                     t += 1
                 if t == T:
                     break
-                u = np.float32(words[k + 1] * np.float32(2.0**-32)) * rate
+                u = np.float32(words[(k + 1) & 3, k >> 2] * np.float32(2.0**-32)) * rate
                 direction = 0
                 for j in range(5):
                     direction += u >= total[j]
