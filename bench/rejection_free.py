@@ -10,6 +10,7 @@ have the same standard error, and the ratio of seconds is the ratio of costs.
 import math
 import statistics
 import time
+from typing import Any
 
 import numba
 import numpy as np
@@ -24,7 +25,7 @@ CHECKPOINTS = 64
 
 
 @numba.njit(cache=True)
-def _sum_rates(field, shape, at, leave, enter, total):
+def _sum_rates(field: Any, shape: Any, at: Any, leave: Any, enter: Any, total: Any) -> Any:
     """Set the cumulative rates of the six hops; return their sum."""
     stride = (shape[1] * shape[2], shape[2], 1)
     site = at[0] * stride[0] + at[1] * stride[1] + at[2]
@@ -41,7 +42,7 @@ def _sum_rates(field, shape, at, leave, enter, total):
 
 
 @numba.njit(cache=True, parallel=True)
-def n_fold_way(labels, leave, enter, start, interval, displacement, made):
+def n_fold_way(labels: Any, leave: Any, enter: Any, start: Any, interval: Any, displacement: Any, made: Any) -> None:
     """Walk by events: displacements [T, W, 3] at equal times and hops [W]; rates are leave · enter."""
     T, W = displacement.shape[:2]
     field, shape = labels.reshape(-1), labels.shape

@@ -13,6 +13,8 @@ import torch
 from numba import prange
 from torch import Tensor
 
+from gpuion.kernels.scalar import same_threads
+
 
 @numba.njit(cache=True)
 def _root(parent, cell, run):
@@ -134,7 +136,7 @@ def pockets(labels: Tensor, conducts: Tensor, weight: Tensor) -> tuple[Tensor, T
         On the labels' device.
     """
     trapped, leads = torch.zeros(len(labels), dtype=torch.float64), torch.zeros(len(labels), 3, dtype=torch.bool)
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
     arrays = [tensor.cpu().contiguous().numpy() for tensor in (labels, conducts, weight)]
-    _pockets(*arrays, trapped.numpy(), leads.numpy())
+    with same_threads():
+        _pockets(*arrays, trapped.numpy(), leads.numpy())
     return trapped.to(labels.device), leads.to(labels.device)

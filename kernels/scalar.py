@@ -21,7 +21,7 @@ _BATCH = 32  # Philox calls made at once
 
 
 @contextlib.contextmanager
-def _threads() -> Iterator[None]:
+def same_threads() -> Iterator[None]:
     """Give numba as many threads as torch has, and torch its own number back.
 
     The first parallel kernel of a process sets OpenMP's count to numba's largest, and torch goes by that count.
@@ -139,7 +139,7 @@ def walk(
     first = torch.zeros_like(quads) if first is None else first
     arrays = [tensor.contiguous().numpy() for tensor in (labels, leave, enter, start, first, quads, ids)]
     keys = np.uint32(seed & 0xFFFFFFFF), np.uint32((seed >> 32) & 0xFFFFFFFF)
-    with _threads():
+    with same_threads():
         _walk(*arrays, first_walker, *keys, displacement.numpy(), hops.numpy())
     return displacement, hops
 
@@ -246,7 +246,7 @@ def fill(
     placed = torch.zeros(len(ids), dtype=torch.int64)
     keys = np.uint32(seed & 0xFFFFFFFF), np.uint32((seed >> 32) & 0xFFFFFFFF)
     tables = [table.contiguous().numpy() for table in (slabs, distance, gap, axes)]
-    with _threads():
+    with same_threads():
         _fill(
             ids.numpy(), tables[0], centers.numpy(), placed.numpy(), *keys, box, diameter, *tables[1:], patience,
             max_draws,
@@ -289,7 +289,7 @@ def site_classes(
     blocked: int, classes: Tensor,
 ) -> None:  # fmt: skip
     """Write the classes [X, Y, Z] of one structure's sites; twin of `medium.brick_classes`, which says more."""
-    with _threads():
+    with same_threads():
         _site_classes(images.numpy(), spacing, radius, reach, width, cutoff, scale, blocked, classes.numpy())
 
 
@@ -318,5 +318,5 @@ def _voxelize(image, centers, radius, spacing):
 
 def voxelize(image: Tensor, centers: Tensor, *, radius: float, spacing: float) -> None:
     """Set the voxels of images float32 [B, V, V, V] inside spheres at float64 [B, N, 3]; twin of `voxels.draw`."""
-    with _threads():
+    with same_threads():
         _voxelize(image.numpy(), centers.contiguous().numpy(), radius, spacing)

@@ -114,7 +114,7 @@ def bare(x):
 def _walk(*arguments):
     tensors = [x for x in arguments if isinstance(x, torch.Tensor)]
     assert all(isinstance(x, Pretended) and x.is_contiguous() for x in tensors)
-    dtypes = [torch.uint8, torch.float32, torch.float32, torch.int32, torch.int32, torch.int64]
+    dtypes = [torch.uint8, torch.float32, torch.float32, torch.int32, torch.int32, torch.int64, torch.int32]
     assert [x.dtype for x in tensors] == dtypes  # as the kernel's pointers have them
     with torch._C.DisableTorchFunctionSubclass():
         plain = [x.as_subclass(torch.Tensor) if isinstance(x, torch.Tensor) else x for x in arguments]
