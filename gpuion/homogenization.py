@@ -25,11 +25,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gpuion import multigrid
 from gpuion.fields import column, dot, green_function, minus_operator, neighbour_sum, precondition, total
 from gpuion.medium import Medium
+from gpuion.stopping import Stop, judge, patience
 
 _CHECK = 4  # iterations between two looks at the error, each one transfer to the host
 _FLOOR = 1e-6  # errors of D are relative to D, but at least to this fraction of the Voigt bound
+_SPECTRAL = False  # the FFT as preconditioner on a CPU too, where it is slower: the oracle of tests
+_EAGER = 0.6  # of the patience, with multigrid: of 3600 solves 1 is off by more than estimated, with 0.5 7
 _SINGLE = 1e-6  # tolerances below this go to float64 at once
 _ON_GPU = 2**27  # sites × axes in flight: 7 GB
 _ON_CPU = 2**18  # sites × axes in flight: 14 MB, to stay in the cache
@@ -170,14 +174,17 @@ def _solve(s: Tensor, dtype: torch.dtype, limits: tuple[float, int]) -> tuple[Te
     before = torch.stack([p.energy for p in start], 1)  # [C, 3]
     floor = _FLOOR * torch.stack([p.voigt for p in start], 1)
     r = torch.stack([p.residual.to(dtype) for p in start], 1).flatten(0, 1)  # [R, X, Y, Z]
-    stop = _Stop(
+    spectral = s.is_cuda or _SPECTRAL
+    stop = Stop(
         energy=before.flatten().cpu().numpy(),
         floor=floor.flatten().cpu().numpy(),
-        patience=_patience(s).repeat(3),
+        patience=patience(s).repeat(3) * (1 if spectral else _EAGER),
+        least=4 if spectral else 3,
         tolerance=limits[0],
         max_iterations=limits[1],
     )
-    u, fall, tail, iterations = _conjugate_gradients(s.to(dtype).repeat_interleave(3, 0), r, stop)
+    solve = _conjugate_gradients if spectral else multigrid.solve
+    u, fall, tail, iterations = solve(s.to(dtype), r, stop)
     energy = _energy(s, u.unflatten(0, (C, 3)), [p.flow for p in start])
     reached = energy.diagonal(dim1=1, dim2=2)
     # What the sum over bonds has above the tracked energy is what rounding cost.
@@ -224,22 +231,12 @@ def _energy(s: Tensor, u: Tensor, flow: list[Tensor]) -> Tensor:
     return energy + energy.triu(1).mT
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Stop:
-    """When a row is done: its energy at the start, floor of the scale and patience, [R] each; and the limits."""
-
-    energy: np.ndarray
-    floor: np.ndarray
-    patience: np.ndarray
-    tolerance: float
-    max_iterations: int
-
-
-def _conjugate_gradients(s: Tensor, r: Tensor, stop: _Stop) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _conjugate_gradients(s: Tensor, r: Tensor, stop: Stop) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return u [R, X, Y, Z], the fall of the energy, what it may still fall, and the iterations, [R] each.
 
     Rows that are done leave, so that all work is on whole contiguous fields.
     """
+    s = s.repeat_interleave(3, 0)
     R, last = len(s), stop.max_iterations
     falls, tail, iterations = np.zeros((last, R)), np.zeros(R), np.full(R, last)
     active = np.arange(R)
@@ -262,7 +259,7 @@ def _conjugate_gradients(s: Tensor, r: Tensor, stop: _Stop) -> tuple[Tensor, Ten
             continue
         falls[i - len(recent) : i, active] = torch.stack(recent).cpu().numpy()
         recent = []
-        tail[active], done = _judge(falls[:i], active, stop)
+        tail[active], done = judge(falls[:i, active], active, stop)
         iterations[active[done]] = i
         if i == last:
             done[:] = True
@@ -276,38 +273,3 @@ def _conjugate_gradients(s: Tensor, r: Tensor, stop: _Stop) -> tuple[Tensor, Ten
             work = work[: len(active)]
     fall, left, count = (torch.from_numpy(x).to(s.device) for x in (falls.sum(0), tail, iterations))
     return solved, fall, left, count
-
-
-def _judge(falls: np.ndarray, active: np.ndarray, stop: _Stop) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the energy of each active row may still fall, and whether that is within the tolerance, [K]."""
-    falls = falls[:, active]
-    tail = _tail(falls, stop.patience[active])
-    least = stop.energy[active] - falls.sum(0) - tail
-    return tail, tail <= stop.tolerance * np.maximum(least, stop.floor[active])
-
-
-def _patience(s: Tensor) -> np.ndarray:
-    """Return how long a plateau to expect, in √iterations, [C]: strong contrast makes long ones.
-
-    1.5 up to a contrast of 1e4 between conductances, and 1 more for each decade beyond. With 1.5 throughout,
-    media of contrast 1e6 to 1e8 missed a tolerance of 1e-4 by up to 8 times, with this 2.5 times.
-    """
-    weakest = s.masked_fill(s == 0, 1.0).flatten(1).amin(1)
-    return (1.5 + (-2 * weakest.log10() - 4).clamp(0, 8)).cpu().numpy()
-
-
-def _tail(falls: np.ndarray, patience: np.ndarray) -> np.ndarray:
-    """Return an estimate of all falls of the energy still to come, [K], from those so far, [T, K].
-
-    The largest of: the fall over the last patience · √T iterations (a plateau shorter than that is not taken for
-    the end), and the geometric series that continues any two neighbouring windows of 2 … T/2 iterations.
-    """
-    T, K = falls.shape
-    delay = np.maximum(4, np.ceil(patience * math.sqrt(T)).astype(int))
-    last = np.concatenate([np.zeros((1, K)), falls[::-1].cumsum(0)])  # [i]: the sum of the last i
-    width = np.arange(2, T // 2 + 1)
-    late = last[width]
-    early = last[2 * width] - late
-    ratio = np.divide(late, early, out=np.where(late > 0, 1.0, 0.0), where=early > 0).clip(0, 0.95)
-    tail = np.maximum(last[delay.clip(max=T), np.arange(K)], (late * ratio / (1 - ratio)).max(0, initial=0.0))
-    return np.where((delay < T) | (last[T] == 0), tail, math.inf)
