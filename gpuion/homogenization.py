@@ -185,7 +185,8 @@ def _solve(s: Tensor, dtype: torch.dtype, limits: tuple[float, int]) -> tuple[Te
     )
     solve = _conjugate_gradients if spectral else multigrid.solve
     u, fall, tail, iterations = solve(s.to(dtype), r, stop)
-    energy = _energy(s, u.unflatten(0, (C, 3)), [p.flow for p in start])
+    add_up = _energy if spectral else multigrid.energy
+    energy = add_up(s, u.unflatten(0, (C, 3)), [p.flow for p in start])
     reached = energy.diagonal(dim1=1, dim2=2)
     # What the sum over bonds has above the tracked energy is what rounding cost.
     lost = (reached - (before - fall.view(C, 3))).clamp_min(0)
