@@ -150,34 +150,33 @@ def step(levels, row, before):
 def _ahead(field, x, y, axis, out):
     """Set `out` to a line's neighbours one site on along an axis."""
     X, Y, Z = field.shape
-    if axis < 2:
-        out[:] = field[(x + 1) % X, y] if axis == 0 else field[x, (y + 1) % Y]
-    else:
-        out[: Z - 1] = field[x, y, 1:]
+    i, j, shift = (x + 1) % X if axis == 0 else x, (y + 1) % Y if axis == 1 else y, 1 if axis == 2 else 0
+    for z in range(Z - shift):
+        out[z] = field[i, j, z + shift]
+    if shift:
         out[Z - 1] = field[x, y, 0]
 
 
 @jit
 def energy(s, u, flow, total):
-    """Set `total` [6] to Σ_bonds g (e_a·d + δu_a)(e_b·d + δu_b) for ab = xx, xy, xz, yy, yz, zz.
+    """Add to `total` [6] Σ_bonds g (e_a·d + δu_a)(e_b·d + δu_b) for ab = xx, xy, xz, yy, yz, zz.
 
     Of site factors float64 [X, Y, Z], solutions u [3, X, Y, Z] and drops along each axis, `flow` float64 [3, longest].
     """
     X, Y, Z = s.shape
     g, drop = np.empty(Z), np.empty((3, Z))
-    total[:] = 0
     for line in range(X * Y):
         x, y = line // Y, line % Y
         for axis in range(3):
             _ahead(s, x, y, axis, g)
-            g *= s[x, y]
+            for z in range(Z):
+                g[z] *= s[x, y, z]
             for a in range(3):
                 _ahead(u[a], x, y, axis, drop[a])
-                drop[a] -= u[a, x, y]
-            if axis == 2:
-                drop[2] += flow[2, :Z]
-            else:
-                drop[axis] += flow[axis, x if axis == 0 else y]
+                for z in range(Z):
+                    drop[a, z] -= u[a, x, y, z]
+            for z in range(Z):
+                drop[axis, z] += flow[axis, x if axis == 0 else y if axis == 1 else z]
             k = 0
             for a in range(3):
                 for b in range(a, 3):

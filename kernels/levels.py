@@ -63,10 +63,21 @@ def close(plane, first, last, Y, Z):
             plane[y * W + Z + 1] = plane[y * W + 1]
         else:
             plane[y * W] = plane[y * W + 2] = 0
-    if Y > 1 and first == 1:
-        plane[(Y + 1) * W :] = plane[W : 2 * W]
-    if Y > 1 and last == Y:
-        plane[:W] = plane[Y * W : (Y + 1) * W]
+    if Y > 1:
+        for i in range(W):  # loops: numba takes a second to compile an assignment of a slice
+            if first == 1:
+                plane[(Y + 1) * W + i] = plane[W + i]
+            if last == Y:
+                plane[i] = plane[Y * W + i]
+
+
+@jit
+def clear(field):
+    """Set a field in planes to 0."""
+    for x in range(len(field)):
+        plane = field[x]
+        for i in range(len(plane)):
+            plane[i] = 0
 
 
 @jit
@@ -139,7 +150,8 @@ def _build(levels, field):
     W = Z + 2
     for x in range(X):
         for y in range(Y):
-            s[x, (y + 1) * W + 1 : (y + 2) * W - 1] = field[x, y]
+            for z in range(Z):
+                s[x, (y + 1) * W + 1 + z] = field[x, y, z]
         close(s[x], 1, Y, Y, Z)
     out = np.empty(W, s.dtype)
     g = np.zeros((3, *s.shape), s.dtype)

@@ -11,7 +11,7 @@ Letters and fields in planes: see `gpuion.kernels.levels`.
 
 import numpy as np
 
-from gpuion.kernels.levels import bonds_of, close, flow, height_of, jit, level_of, neighbours
+from gpuion.kernels.levels import bonds_of, clear, close, flow, height_of, jit, level_of, neighbours
 
 
 @jit
@@ -73,7 +73,7 @@ def _restrict(levels, c, t, X, Y, Z, coarse, A, B, C):
     W = Z + 2
     height = height_of(Y, Z)
     out = np.empty(height * W, t.dtype)
-    coarse[:] = 0
+    clear(coarse)
     for x in range(X):
         for first in range(1, Y + 1, height):
             last = min(first + height - 1, Y)
@@ -91,7 +91,7 @@ def _restrict_blocks(bonds, c, t, X, Y, Z, coarse, A, B, C):
     W = Z + 2
     height = height_of(Y, Z)
     out = np.empty(height * W, t.dtype)
-    coarse[:] = 0
+    clear(coarse)
     for x in range(X):
         for first in range(1, Y + 1, height):
             last = min(first + height - 1, Y)
@@ -144,7 +144,7 @@ def _cycle(levels, flat):
     last = len(table) - 1
     visits = np.zeros(last + 1, np.int64)
     level = 1
-    level_of(flat[0], table, 1)[:] = 0
+    clear(level_of(flat[0], table, level))
     while True:
         while level < last:
             X, Y, Z, _ = table[level]
@@ -154,7 +154,7 @@ def _cycle(levels, flat):
             _restrict_blocks(bonds, c, t, X, Y, Z, level_of(flat[1], table, level + 1), A, B, C)
             level += 1
             visits[level] = 0
-            level_of(flat[0], table, level)[:] = 0
+            clear(level_of(flat[0], table, level))
         again = False
         while level > 1 and not again:  # the last level is one block, whose value is 0
             level -= 1
@@ -173,7 +173,7 @@ def _cycle(levels, flat):
 def precondition(levels, c, t, flat):
     """Set t to what the preconditioner makes of c, in planes; `flat` is work space [2, …]."""
     table, damping = levels.table, levels.weights[0]
-    t[:] = 0
+    clear(t)
     if len(table) == 1:
         return
     X, Y, Z, _ = table[0]
