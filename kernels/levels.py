@@ -1,7 +1,7 @@
 """Levels of a periodic lattice for multigrid on the CPU: scalar loops under numba, over fields kept in planes.
 
 The unknown is t = s∘u, for which A u = b reads B t = c with B t = d∘t − N(t), d = N(s) / s and c = b / s: bonds of
-strength 1, one coefficient a site. Sites with s = 0 are left out: t = 0 there. A coarser level has blocks of 2 sites
+strength 1, one coefficient a site. Sites and blocks without bonds are left out: t = 0 there. A coarser level has blocks of 2 sites
 an axis (the last of an odd edge 3), down to one block for all. u is constant in a block, so a coarse bond is the
 sum of the fine ones it replaces; half of that is taken, since such u are too stiff, by 2 where the medium is smooth.
 
@@ -165,6 +165,8 @@ def _build(levels, field):
                 g[0, x, i], g[1, x, i], g[2, x, i] = here * s[after, i], here * s[x, i + W], here * s[x, i + 1]
                 if here > 0 and out[z] > 0:
                     d[x, i], inverse[x, i] = out[z] / here, here / out[z]
+                else:
+                    s[x, i] = 0
     bonds = (g[0], g[1], g[2], d, inverse)
     for level in range(1, len(levels.table)):
         A, B, C, _ = levels.table[level]

@@ -16,9 +16,9 @@ from gpuion.kernels.levels import bonds_of, clear, close, flow, height_of, jit, 
 
 @jit
 def _relax(inverse, c, t, out, damping):
-    """Relax some sites towards t = (c + out) · inverse."""
+    """Relax some sites towards t = (c + out) · inverse; those without bonds stay 0, whatever a coarser level says."""
     for z in range(len(t)):
-        t[z] += damping * (inverse[z] * (c[z] + out[z]) - t[z])
+        t[z] = t[z] + damping * (inverse[z] * (c[z] + out[z]) - t[z]) if inverse[z] > 0 else 0
 
 
 @jit
@@ -87,7 +87,7 @@ def _restrict(levels, c, t, X, Y, Z, coarse, A, B, C):
 
 @jit
 def _restrict_blocks(bonds, c, t, X, Y, Z, coarse, A, B, C):
-    """Set `coarse` to what is left of each block's right side."""
+    """Set `coarse` to what is left of each block's right side; nothing of blocks without bonds."""
     W = Z + 2
     height = height_of(Y, Z)
     out = np.empty(height * W, t.dtype)
@@ -99,7 +99,7 @@ def _restrict_blocks(bonds, c, t, X, Y, Z, coarse, A, B, C):
             i, j = first * W, (last + 1) * W
             d, r, here = bonds[3][x, i:j], c[x, i:j], t[x, i:j]
             for z in range(j - i):
-                out[z] = r[z] + out[z] - d[z] * here[z]
+                out[z] = r[z] + out[z] - d[z] * here[z] if d[z] > 0 else 0
             _gather(out, first, last, Z, coarse[min(x // 2, A - 1)], B, C)
 
 
