@@ -6,13 +6,13 @@ factor s = √D exp(−U/2), 0 where blocked. Along a unit vector e, with Π = �
     D_ee = min_u Σ_bonds g_xy (h e·(y−x)/|y−x| + u_y − u_x)² / Π.
 
 In units of h the minimiser solves A u = b with A u = s∘(S∘u − N(s∘u)), N the sum over six neighbours, S =
-N(s): no bond is ever stored, and h drops out. The solver is conjugate gradients with the periodic
-Laplacian, inverted by FFT, as preconditioner. It starts from the best profile along the axis, exact for
-layers, and stops on the estimated error of D itself, which the fall of the energy Σ_j α_j r_jᵀz_j tells,
-not on the residual.
+N(s): no bond is ever stored, and h drops out. The solver is conjugate gradients. It starts from the best
+profile along the axis, exact for layers, and stops on the estimated error of D itself, which the fall of the
+energy Σ_j α_j r_jᵀz_j tells, not on the residual. The preconditioner is the periodic Laplacian, inverted by
+FFT, on a GPU, and multigrid in scalar loops on a CPU, where it is 6 to 15 times faster (`gpuion.multigrid`).
 
 Letters: B structures of the batch, C of a chunk; R rows = (structure, axis) problems of a chunk, K of them
-still unsolved; X Y Z sites; L site classes; T iterations. At most 14 float32 fields a row are in flight: s,
+still unsolved; X Y Z sites; L site classes; T iterations. On a GPU at most 14 float32 fields a row are in flight: s,
 S, u, r, p, z, work space and the finished u make 8, and 5 while the FFT runs (transform, its two copies,
 each of one field and a bit, the result, the last z) or 3 for a sum in float64.
 """
@@ -33,7 +33,7 @@ from gpuion.stopping import Stop, judge, patience
 _CHECK = 4  # iterations between two looks at the error, each one transfer to the host
 _FLOOR = 1e-6  # errors of D are relative to D, but at least to this fraction of the Voigt bound
 _SPECTRAL = False  # the FFT as preconditioner on a CPU too, where it is slower: the oracle of tests
-_EAGER = 0.6  # of the patience, with multigrid: of 3600 solves 1 is off by more than estimated, with 0.5 7
+_EAGER = 0.6  # of the patience, with multigrid: of 3600 errors 1 was above its estimate; with 0.5 6 were, by up to 3
 _SINGLE = 1e-6  # tolerances below this go to float64 at once
 _ON_GPU = 2**27  # sites × axes in flight: 7 GB
 _ON_CPU = 2**18  # sites × axes in flight: 14 MB, to stay in the cache
@@ -94,8 +94,9 @@ def homogenize(medium: Medium, *, tolerance: float = 1e-4, max_iterations: int =
 
     Notes
     -----
-    Preconditioner: the homogeneous reference medium of Moulinec & Suquet, Comput. Methods Appl. Mech. Eng. 157
-    (1998) 69, on bonds. Error: after Meurant, Papež & Tichý, Numer. Algorithms 88 (2021) 1337.
+    Preconditioner: on a GPU the homogeneous reference medium of Moulinec & Suquet, Comput. Methods Appl. Mech.
+    Eng. 157 (1998) 69, on bonds; on a CPU aggregates with over-corrected bonds, Braess, Computing 55 (1995) 379.
+    Error: after Meurant, Papež & Tichý, Numer. Algorithms 88 (2021) 1337.
     """
     if not 0 < tolerance < 1:
         raise ValueError(f"tolerance is a relative error in (0, 1), got {tolerance}; 1e-4 is usual")

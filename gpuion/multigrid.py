@@ -33,7 +33,7 @@ def solve(s: Tensor, r: Tensor, stop: Stop) -> tuple[Tensor, Tensor, Tensor, Ten
     from gpuion.kernels.levels import hierarchy
 
     s = torch.where(s < _WEAKEST[s.dtype], 0.0, s)
-    u = torch.empty_like(r)
+    u, rounding = torch.empty_like(r), torch.finfo(r.dtype).eps ** 2
     levels = _each(lambda c: hierarchy(s[c].numpy()), range(len(s)))
 
     def run(row: int) -> tuple[float, float, int]:
@@ -43,7 +43,7 @@ def solve(s: Tensor, r: Tensor, stop: Stop) -> tuple[Tensor, Tensor, Tensor, Ten
         for i in range(stop.max_iterations):
             falls[i], before = gradients.step(structure, fields, before)
             tail, done = judge(falls[: i + 1], at, stop)
-            if done:
+            if done or falls[i, 0] <= rounding * stop.energy[row]:  # what follows are rounding errors
                 break
         gradients.solution(structure, fields, u[row].numpy())
         return falls.sum(), float(tail[0]), i + 1
