@@ -33,17 +33,20 @@ def solve(s: Tensor, r: Tensor, stop: Stop) -> tuple[Tensor, Tensor, Tensor, Ten
     from gpuion.kernels.levels import hierarchy
 
     s = torch.where(s < _WEAKEST[s.dtype], 0.0, s)
-    u, rounding = torch.empty_like(r), torch.finfo(r.dtype).eps ** 2
+    u = torch.empty_like(r)
     levels = _each(lambda c: hierarchy(s[c].numpy()), range(len(s)))
 
     def run(row: int) -> tuple[float, float, int]:
         structure = levels[row // 3]
         fields = gradients.state(structure, r[row].numpy())
         falls, before, at = np.zeros((stop.max_iterations, 1)), 0.0, np.array([row])
+        lowest, noise = np.inf, torch.finfo(r.dtype).eps ** 2 * stop.energy[row]
         for i in range(stop.max_iterations):
             falls[i], before = gradients.step(structure, fields, before)
             tail, done = judge(falls[: i + 1], at, stop)
-            if done or falls[i, 0] <= rounding * stop.energy[row]:  # what follows are rounding errors
+            lowest = min(lowest, falls[i, 0])
+            # Falls that were lost in rounding and came back are rounding errors themselves.
+            if done or (lowest <= noise and falls[i, 0] > 100 * noise):
                 break
         gradients.solution(structure, fields, u[row].numpy())
         return falls.sum(), float(tail[0]), i + 1

@@ -17,8 +17,8 @@ class State(NamedTuple):
     """Fields of a row: c − B t, t, the search direction, work space; t and right side of the coarser levels.
 
     `drift` float64 [1] is how much of s there is in c − B t. Exactly there is none, but rounding leaves some, which
-    no t removes: the preconditioner answers it with more and more of s, and at a contrast of 1e8 that spoils the step.
-    So each step takes out what it finds.
+    no t removes: the preconditioner answers it with more and more of s, which spoils the steps at strong contrast.
+    So each step takes out what the last one left.
     """
 
     r: np.ndarray

@@ -3,8 +3,9 @@
 The unknown is t = s∘u, for which A u = b reads B t = c with B t = d∘t − N(t), d = N(s) / s and c = b / s: bonds of
 strength 1, one coefficient a site. A coarser level has blocks of 2 sites an axis (the last of an odd edge 3), down to
 one block for all. u is constant in a block, so a coarse bond is the sum of the fine ones it replaces; half of that
-is taken, since such u are too stiff, by 2 where the medium is smooth: 7, 11 and 14 iterations to 1, 0.1
-and 0.01% of D on random spheres in 75³, with 0.7 of it 10, 15 and 21. Sites and blocks without bonds are left out: t = 0 there.
+is taken, since such u are too stiff, by 2 where the medium is smooth: 7, 11 and 14 iterations
+to 1, 0.1 and 0.01% of D on random spheres in 75³, with 0.7 of it 10, 15 and 21. Sites and blocks without bonds are
+left out: t = 0 there.
 
 Letters: X Y Z sites of a level, L levels, A B C blocks of the next, W = Z + 2. A field in planes is [X + 1,
 (Y + 2) · W]: a plane has its lines 1 … Y, each with its sites 1 … Z, and around them copies of the far ends, or
