@@ -1,6 +1,6 @@
 """The CPU's way to solve A u = b: conjugate gradients with multigrid, a row at a time, in `gpuion.kernels`.
 
-Letters: C structures, R = 3 C rows (structure, axis); X Y Z sites. A row takes 4.7 fields of the working precision
+Letters: C structures, R = 3 C rows (structure, axis); X Y Z sites. A row takes 4.5 fields of the working precision
 beside its right side and solution, and 3.9 more that the rows of a structure share.
 """
 
