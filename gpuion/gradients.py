@@ -19,14 +19,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gpuion.errors import ConvergenceError
-from gpuion.homogenization import solve_fields
+from gpuion.homogenization import solve_fields, ways
 
 _SINGLE = 1e-5  # tolerances below this go to float64 at once
 _ON_GPU = 2**27  # sites × axes in flight, as in `homogenize`
 _ON_CPU = 2**18
-# Share of the inverse diagonal in the preconditioner: faded cores hold ever weaker bonds. 16³ sites, core width 0.25:
-# D settles to 1e-6 in 24 … 28 iterations, without it in 148 … 169, and to 1e-12 in 58, without it not in 400.
-_JACOBI = 3.0
 
 
 def effective_diffusivity(
@@ -134,10 +131,8 @@ def correctors(s: Tensor, tolerance: float, max_iterations: int) -> tuple[Tensor
     v = s.new_zeros(len(s), 3, *s.shape[1:])
     for first in range(0, len(s), size):
         rows = torch.arange(first, min(first + size, len(s)), device=s.device)
-        for dtype in (torch.float32, torch.float64)[tolerance < _SINGLE :]:
-            energy[rows], error, _, iterations, u, flow = solve_fields(
-                s[rows], dtype, (tolerance, max_iterations), _JACOBI
-            )
+        for way in ways(tolerance, _SINGLE, on_gpu=s.is_cuda):
+            energy[rows], error, _, iterations, u, flow = solve_fields(s[rows], way, (tolerance, max_iterations))
             v[rows] = _with_profiles(u.double(), flow)
             missed = (error > tolerance).any(1)
             rows, error, iterations = rows[missed], error[missed], iterations[missed]

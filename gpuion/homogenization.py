@@ -6,17 +6,17 @@ factor s = √D exp(−U/2), 0 where blocked. Along a unit vector e, with Π = �
     D_ee = min_u Σ_bonds g_xy (h e·(y−x)/|y−x| + u_y − u_x)² / Π.
 
 In units of h the minimiser solves A u = b with A u = s∘(S∘u − N(s∘u)), N the sum over six neighbours, S =
-N(s): no bond is ever stored, and h drops out. The solver is conjugate gradients with the periodic
-Laplacian, inverted by FFT, as preconditioner. It starts from the best profile along the axis, exact for
-layers, and stops on the estimated error of D itself, which the fall of the energy Σ_j α_j r_jᵀz_j tells,
-not on the residual.
+N(s): no bond is ever stored, and h drops out. The solver is conjugate gradients. It starts from the best
+profile along the axis, exact for layers, and stops on the estimated error of D itself, which the fall of the
+energy Σ_j α_j r_jᵀz_j tells, not on the residual. The preconditioner is the periodic Laplacian, inverted by
+FFT, on a GPU, and multigrid in scalar loops on a CPU, where it is 6 to 15 times faster (`gpuion.multigrid`).
 
 Letters: B structures of the batch, C of a chunk; R rows = (structure, axis) problems of a chunk, K of them
-still unsolved; X Y Z sites; L site classes; T iterations. At most 14 fields a row are in flight: s, S, u, r,
-p, work space and the finished u make 7, s in float64 and the Green function of all rows 1, and 4 come while
-the FFT runs (transform, its copy and its work space, each of one field and a bit, and the result), or fewer
-for a sum in float64. Measured on a CPU: 11.2 fields, in double precision 9.8. So one structure of 375³ sites
-takes 9 GB at most with its three axes at once, in double precision 18 GB.
+still unsolved; X Y Z sites; L site classes; T iterations. On a GPU at most 14 fields a row are in flight: s, S, u,
+r, p, work space, the inverse diagonal and the finished u make 8, s in float64 and the Green function of all rows 1,
+and 4 come while the FFT runs (transform, its copy and its work space, each of one field and a bit, and the result), or
+fewer for a sum in float64. So one structure of 375³ sites takes 9 GB at most with its three axes at once, in double
+precision 18 GB. With multigrid on a CPU it is 6 fields a row.
 """
 
 import dataclasses
@@ -27,11 +27,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gpuion import multigrid
 from gpuion.fields import column, dot, green_function, minus_operator, neighbour_sum, precondition, total
 from gpuion.medium import Medium
+from gpuion.stopping import Stop, judge, patience
 
 _CHECK = 4  # iterations between two looks at the error, each one transfer to the host
 _FLOOR = 1e-6  # errors of D are relative to D, but at least to this fraction of the Voigt bound
+_SPECTRAL = False  # the FFT as preconditioner on a CPU too, where it is slower: the oracle of tests
+_EAGER = 0.6  # of the patience, with multigrid: of 3600 errors 1 was above its estimate; with 0.5 6 were, by up to 3
 _SINGLE = 1e-6  # tolerances below this go to float64 at once
 _ON_GPU = 2**27  # sites × axes in flight, half of it in double precision: 7.5 GB, or one structure if that is more
 _ON_CPU = 2**18  # likewise: 15 MB, to stay in the cache
@@ -84,7 +88,8 @@ def homogenize(medium: Medium, *, tolerance: float = 1e-4, max_iterations: int =
     tolerance : float
         Bound in (0, 1) on the estimated relative error of each D_aa (see `HomogenizationResult.error`).
     max_iterations : int
-        Iterations after which a structure is given up: D is still an upper bound, `converged` false.
+        Iterations, of each precision and preconditioner tried, after which a structure is given up: D is still an upper
+        bound, `converged` false.
 
     Returns
     -------
@@ -98,22 +103,25 @@ def homogenize(medium: Medium, *, tolerance: float = 1e-4, max_iterations: int =
 
     Notes
     -----
-    Preconditioner: the homogeneous reference medium of Moulinec & Suquet, Comput. Methods Appl. Mech. Eng. 157
-    (1998) 69, on bonds. Error: after Meurant, Papež & Tichý, Numer. Algorithms 88 (2021) 1337.
+    Preconditioner: on a GPU the homogeneous reference medium of Moulinec & Suquet, Comput. Methods Appl. Mech.
+    Eng. 157 (1998) 69, on bonds; on a CPU aggregates with over-corrected bonds, Braess, Computing 55 (1995) 379.
+    Error: after Meurant, Papež & Tichý, Numer. Algorithms 88 (2021) 1337.
     """
     if not 0 < tolerance < 1:
         raise ValueError(f"tolerance is a relative error in (0, 1), got {tolerance}; 1e-4 is usual")
     if max_iterations < 1:
         raise ValueError(f"max_iterations must be at least 1, got {max_iterations}")
     factor, unit = _site_factors(medium)
-    first = torch.float32 if tolerance >= _SINGLE else torch.float64
-    parts = _solve_all(medium.labels, factor, first, (tolerance, max_iterations))
-    energy, error, scale, iterations = parts
-    again = ((error > tolerance).any(1) & (iterations < max_iterations)).nonzero()[:, 0]
-    if first == torch.float32 and len(again):
-        redone = _solve_all(medium.labels[again], factor[again], torch.float64, (tolerance, max_iterations))
-        for old, new in zip(parts, redone, strict=True):
-            old[again] = new
+    B, limits = len(medium), (tolerance, max_iterations)
+    energy, error, scale = (torch.zeros(B, 3, *n, dtype=torch.float64, device=unit.device) for n in ((3,), (), ()))
+    iterations, todo = torch.zeros_like(unit, dtype=torch.int64), torch.arange(B, device=unit.device)
+    for way in ways(tolerance, _SINGLE, on_gpu=medium.labels.is_cuda):
+        found = _solve_all(medium.labels[todo], factor[todo], way, limits)
+        for whole, part in zip((energy, error, scale, iterations), found, strict=True):
+            whole[todo] = part
+        todo = (error > tolerance).any(1).nonzero()[:, 0]
+        if not len(todo):
+            break
     return HomogenizationResult(
         tensor=energy * unit[:, None, None],
         error=error,
@@ -121,6 +129,26 @@ def homogenize(medium: Medium, *, tolerance: float = 1e-4, max_iterations: int =
         converged=(error <= tolerance).all(1),
         iterations=iterations,
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Way:
+    """How to solve: the precision of the fields, and whether the preconditioner is the FFT or else multigrid."""
+
+    dtype: torch.dtype
+    spectral: bool
+
+
+def ways(tolerance: float, single: float, *, on_gpu: bool) -> list[Way]:
+    """Return the ways to solve, each for what the one before left above the tolerance.
+
+    On a CPU multigrid is the fast one, and the FFT the one that copes with a few structures of contrast 1e7 and more:
+    of 4000 of up to 6³ sites multigrid left 96 above 1e-9 or 1e-5.
+    """
+    spectral = on_gpu or _SPECTRAL
+    found = [Way(dtype=torch.float32, spectral=spectral)] if tolerance >= single else []
+    found.append(Way(dtype=torch.float64, spectral=spectral))
+    return found if spectral else [*found, Way(dtype=torch.float64, spectral=True)]
 
 
 def _site_factors(medium: Medium) -> tuple[Tensor, Tensor]:
@@ -150,19 +178,19 @@ def _histogram(labels: Tensor, L: int) -> Tensor:
 
 
 def _solve_all(
-    labels: Tensor, factor: Tensor, dtype: torch.dtype, limits: tuple[float, int]
+    labels: Tensor, factor: Tensor, way: Way, limits: tuple[float, int]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return energies [B, 3, 3], errors and their scales [B, 3], iterations [B], a chunk of structures at a time."""
     energy = torch.zeros(len(labels), 3, 3, dtype=torch.float64, device=labels.device)
     error, scale = torch.zeros_like(energy[:, 0]), torch.zeros_like(energy[:, 0])
     iterations = torch.zeros(len(labels), dtype=torch.int64, device=labels.device)
-    room = (_ON_GPU if labels.is_cuda else _ON_CPU) * 4 // dtype.itemsize
+    room = (_ON_GPU if labels.is_cuda else _ON_CPU) * 4 // way.dtype.itemsize
     size = max(1, room // (3 * max(1, labels[:1].numel())))
 
     def solve(first: int) -> None:
         part = slice(first, first + size)
         s = factor[part].gather(1, labels[part].flatten(1).long()).view(labels[part].shape)
-        energy[part], error[part], scale[part], iterations[part] = _solve(s, dtype, limits)
+        energy[part], error[part], scale[part], iterations[part], *_ = solve_fields(s, way, limits)
 
     chunks, threads = range(0, len(labels), size), torch.get_num_threads()
     if labels.is_cuda or threads == 1 or len(chunks) < 2:
@@ -174,34 +202,30 @@ def _solve_all(
     return energy, error, scale, iterations
 
 
-def _solve(s: Tensor, dtype: torch.dtype, limits: tuple[float, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return energies [C, 3, 3], errors relative to scales [C, 3], those, iterations [C]; fields are of `dtype`."""
-    energy, error, scale, iterations, *_ = solve_fields(s, dtype, limits)
-    return energy, error, scale, iterations
-
-
 def solve_fields(
-    s: Tensor, dtype: torch.dtype, limits: tuple[float, int], jacobi: float = 0.0
+    s: Tensor, way: Way, limits: tuple[float, int]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
-    """Return what `_solve` does, the solutions u [C, 3, X, Y, Z] and the drops 1 + δu of the start, 3 × [C, n].
+    """Return energies [C, 3, 3], errors relative to scales [C, 3], those, iterations [C], and the solutions.
 
-    `jacobi` is the share of the inverse diagonal in the preconditioner (see `_inverse_diagonal`).
+    The solutions are u [C, 3, X, Y, Z] and the drops 1 + δu of the start, three of [C, n]. `s` is float64.
     """
     C = len(s)
-    r = s.new_empty((C, 3, *s.shape[1:]), dtype=dtype)
+    r = s.new_empty((C, 3, *s.shape[1:]), dtype=way.dtype)
     start = [_profile(s, axis, r[:, axis]) for axis in range(3)]
     before = torch.stack([p.energy for p in start], 1)  # [C, 3]
     floor = _FLOOR * torch.stack([p.voigt for p in start], 1)
-    stop = _Stop(
+    stop = Stop(
         energy=before.flatten().cpu().numpy(),
         floor=floor.flatten().cpu().numpy(),
-        patience=_patience(s, jacobi).repeat(3),
+        patience=patience(s, 1 / 3).repeat(3) if way.spectral else patience(s, 1).repeat(3) * _EAGER,
+        least=4 if way.spectral else 3,
         tolerance=limits[0],
         max_iterations=limits[1],
     )
-    u, fall, tail, iterations = _conjugate_gradients(s.to(dtype).repeat_interleave(3, 0), r.flatten(0, 1), stop, jacobi)
+    solve = _conjugate_gradients if way.spectral else multigrid.solve
+    u, fall, tail, iterations = solve(s.to(way.dtype), r.flatten(0, 1), stop)
     u, flow = u.unflatten(0, (C, 3)), [p.flow for p in start]
-    energy = _energy(s, u, flow)
+    energy = (_energy if way.spectral else multigrid.energy)(s, u, flow)
     reached = energy.diagonal(dim1=1, dim2=2)
     # What the sum over bonds has above the tracked energy is what rounding cost.
     lost = (reached - (before - fall.view(C, 3))).clamp_min(0)
@@ -245,37 +269,23 @@ def _energy(s: Tensor, u: Tensor, flow: list[Tensor]) -> Tensor:
     return energy + energy.triu(1).mT
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Stop:
-    """When a row is done: its energy at the start, floor of the scale and patience, [R] each; and the limits."""
-
-    energy: np.ndarray
-    floor: np.ndarray
-    patience: np.ndarray
-    tolerance: float
-    max_iterations: int
-
-
-def _conjugate_gradients(
-    s: Tensor, r: Tensor, stop: _Stop, jacobi: float = 0.0
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _conjugate_gradients(s: Tensor, r: Tensor, stop: Stop) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return u [R, X, Y, Z], the fall of the energy, what it may still fall, and the iterations, [R] each.
 
     Rows that are done leave, so that all work is on whole contiguous fields.
     """
+    s = s.repeat_interleave(3, 0)
     R, last = len(s), stop.max_iterations
     falls, tail, iterations = np.zeros((last, R)), np.zeros(R), np.full(R, last)
     active = np.arange(R)
     solved, work, green = torch.zeros_like(r), torch.empty_like(r), green_function(s)
     S = neighbour_sum(s, torch.empty_like(s))
-    diagonal = _inverse_diagonal(s, S, jacobi) if jacobi else s[..., :0]
+    diagonal = _inverse_diagonal(s, S)
     u, p = torch.zeros_like(r), torch.zeros_like(r)
     rz = torch.zeros(R, dtype=torch.float64, device=s.device)
     recent = []
     for i in range(1, last + 1):
-        z = precondition(r, green)
-        if jacobi:
-            z.addcmul_(r, diagonal)
+        z = precondition(r, green).addcmul_(r, diagonal)
         rz, old = dot(r, z, work), rz
         torch.addcmul(z, p, column(torch.where(old > 0, rz / old, 0.0), p), out=p)
         image = minus_operator(s, S, p, work, out=z)
@@ -289,7 +299,7 @@ def _conjugate_gradients(
             continue
         falls[i - len(recent) : i, active] = torch.stack(recent).cpu().numpy()
         recent = []
-        tail[active], done = _judge(falls[:i], active, stop)
+        tail[active], done = judge(falls[:i, active], active, stop)
         iterations[active[done]] = i
         if i == last:
             done[:] = True
@@ -305,50 +315,14 @@ def _conjugate_gradients(
     return solved, fall, left, count
 
 
-def _inverse_diagonal(s: Tensor, S: Tensor, share: float) -> Tensor:
-    """Return share · ⟨s²⟩ / A_xx [R, X, Y, Z]: what joins the Laplacian's inverse, whose own conductance is ⟨s²⟩ here.
+def _inverse_diagonal(s: Tensor, S: Tensor) -> Tensor:
+    """Return 3 ⟨s²⟩ / A_xx [R, X, Y, Z]: what joins the Laplacian's inverse, whose own conductance is ⟨s²⟩ here.
 
-    Sites of weak bonds settle in a few iterations that the Laplacian alone takes hundreds for.
+    Sites of weak bonds settle in a few iterations that the Laplacian alone takes hundreds for: on electrolytes of 50³
+    and 75³ sites to 1e-3 that makes 40 to 96 iterations of 72 to 108, and a fifth at contrasts of 1e4 and more. A share
+    of 1 or 6 instead of 3 changes the number by less than a fifth.
     """
     diagonal = s * S
     mean = total(s * s) / s[0].numel()
-    inverse = column(share * mean, s) / diagonal.clamp_min(1e-30)  # 1e-30: float32 ends at 1e-38
+    inverse = column(3 * mean, s) / diagonal.clamp_min(1e-30)  # 1e-30: float32 ends at 1e-38
     return inverse.masked_fill_(diagonal == 0, 0.0)
-
-
-def _judge(falls: np.ndarray, active: np.ndarray, stop: _Stop) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the energy of each active row may still fall, and whether that is within the tolerance, [K]."""
-    falls = falls[:, active]
-    tail = _tail(falls, stop.patience[active])
-    least = stop.energy[active] - falls.sum(0) - tail
-    return tail, tail <= stop.tolerance * np.maximum(least, stop.floor[active])
-
-
-def _patience(s: Tensor, jacobi: float) -> np.ndarray:
-    """Return how long a plateau to expect, in √iterations, [C]: strong contrast makes long ones.
-
-    1.5 up to a contrast of 1e4 between conductances, and 1 more for each decade beyond. With 1.5 throughout,
-    media of contrast 1e6 to 1e8 missed a tolerance of 1e-4 by up to 8 times, with this 2.5 times. The inverse diagonal
-    in the preconditioner makes plateaus short: with a third of the excess, of 1260 errors at 1e-2, 1e-4, 1e-6 in media
-    of up to 1e8 and faded cores one was above its tolerance, by 1.02 times.
-    """
-    weakest = s.masked_fill(s == 0, 1.0).flatten(1).amin(1)
-    excess = (-2 * weakest.log10() - 4).clamp(0, 8) / (3 if jacobi else 1)
-    return (1.5 + excess).cpu().numpy()
-
-
-def _tail(falls: np.ndarray, patience: np.ndarray) -> np.ndarray:
-    """Return an estimate of all falls of the energy still to come, [K], from those so far, [T, K].
-
-    The largest of: the fall over the last patience · √T iterations (a plateau shorter than that is not taken for
-    the end), and the geometric series that continues any two neighbouring windows of 2 … T/2 iterations.
-    """
-    T, K = falls.shape
-    delay = np.maximum(4, np.ceil(patience * math.sqrt(T)).astype(int))
-    last = np.concatenate([np.zeros((1, K)), falls[::-1].cumsum(0)])  # [i]: the sum of the last i
-    width = np.arange(2, T // 2 + 1)
-    late = last[width]
-    early = last[2 * width] - late
-    ratio = np.divide(late, early, out=np.where(late > 0, 1.0, 0.0), where=early > 0).clip(0, 0.95)
-    tail = np.maximum(last[delay.clip(max=T), np.arange(K)], (late * ratio / (1 - ratio)).max(0, initial=0.0))
-    return np.where((delay < T) | (last[T] == 0), tail, math.inf)

@@ -120,9 +120,9 @@ def test_rounding_of_single_precision_is_noticed_and_mended(monkeypatch):
     labels[0, 4, :, 1:] = 2  # a wall with one row of holes: D is 1e-4 of the Voigt bound
     medium = make(labels, [1.0, 100.0, 1e-8], [0.0, 0.0, 0.0])
     kinds = []
-    solve = homogenization._solve
+    solve = homogenization.solve_fields
     monkeypatch.setattr(
-        homogenization, "_solve", lambda s, dtype, limits: kinds.append(dtype) or solve(s, dtype, limits)
+        homogenization, "solve_fields", lambda s, way, limits: kinds.append(way.dtype) or solve(s, way, limits)
     )
     result = homogenize(medium, tolerance=1e-6)
     exact = homogenize(medium, tolerance=1e-9).diffusivity

@@ -14,7 +14,7 @@ import re, sys
 from pathlib import Path
 import torch
 import gpuion
-from gpuion import insertion, medium, packing, voxels
+from gpuion import homogenization, insertion, medium, packing, voxels
 torch.set_num_threads(1)
 
 def peak():  # not ru_maxrss, which begins with that of the process that started this one
@@ -25,7 +25,10 @@ SOLVE = """
 def solve(edge):
     labels = torch.randint(0, 3, (1, edge, edge, edge), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     model = gpuion.Medium(labels, torch.tensor([1.0, 0.5, 1.0]), torch.tensor([0.0, -3.0, torch.inf]))
-    gpuion.homogenize(model, tolerance=float(sys.argv[1]), max_iterations=4)
+    dtype, spectral = sys.argv[1].split()
+    way = homogenization.Way(dtype=getattr(torch, dtype), spectral=spectral == "fft")
+    homogenization.ways = lambda *_, **__: [way]
+    gpuion.homogenize(model, tolerance=1e-9, max_iterations=4)
     return peak()
 
 small, large = solve(48), solve(112)
@@ -79,9 +82,11 @@ def grown(program, *arguments):
 @pytest.mark.parametrize(
     ("program", "argument", "least", "most"),
     [
-        # Bytes a site: three rows of 14 fields of 4 or 8 bytes. Measured 134 and 235, 11.2 and 9.8 fields a row.
-        (SOLVE, "1e-4", 3 * 8 * 4, 3 * 14 * 4),
-        (SOLVE, "1e-9", 3 * 8 * 8, 3 * 14 * 8),
+        # Bytes a site: three rows of 14 fields of 4 or 8 bytes. Measured 147 and 259, 12.3 and 10.8 fields a row; with multigrid 72 and 134.
+        (SOLVE, "float32 fft", 3 * 8 * 4, 3 * 14 * 4),
+        (SOLVE, "float64 fft", 3 * 8 * 8, 3 * 14 * 8),
+        (SOLVE, "float32 multigrid", 3 * 4 * 4, 3 * 14 * 4),
+        (SOLVE, "float64 multigrid", 3 * 4 * 8, 3 * 14 * 8),
         (PLACE, "", 16, 48),  # bytes a test of a draw against a sphere; measured 27
         # Bytes a site or window voxel: eight and four temporaries of 8 bytes. Measured 24 and 23.
         (DRAW, "labels", 16, 64),

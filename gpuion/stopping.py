@@ -1,0 +1,71 @@
+"""When conjugate gradients have reached an energy: an estimate, from how it fell, of what it may still fall.
+
+Letters: R rows = problems, K of them still unsolved, T iterations, C structures.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stop:
+    """When a row is done.
+
+    Attributes: `energy` at the start, `floor` of the scale of errors and `patience`, float64 [R] each; `least`, the
+    shortest plateau to expect; the `tolerance` of the relative error; `max_iterations`.
+    """
+
+    energy: np.ndarray
+    floor: np.ndarray
+    patience: np.ndarray
+    least: int
+    tolerance: float
+    max_iterations: int
+
+
+def judge(falls: np.ndarray, active: np.ndarray, stop: Stop) -> tuple[np.ndarray, np.ndarray]:
+    """Return what the energy of each active row may still fall, and whether that is within the tolerance, [K].
+
+    Parameters
+    ----------
+    falls : float64 [T, K]
+        Falls of the active rows' energies at each iteration so far.
+    active : int64 [K]
+        Which rows they are.
+    stop : Stop
+        What to expect of all rows.
+    """
+    tail = _tail(falls, stop.patience[active], stop.least)
+    least = stop.energy[active] - falls.sum(0) - tail
+    return tail, tail <= stop.tolerance * np.maximum(least, stop.floor[active])
+
+
+def patience(s: Tensor, share: float) -> np.ndarray:
+    """Return how long a plateau to expect, in √iterations, [C]: strong contrast makes long ones.
+
+    1.5 up to a contrast of 1e4 between conductances, and `share` more for each decade beyond, as the preconditioner
+    needs it. With the Laplacian and the inverse diagonal a third is enough: of 1260 errors at 1e-2, 1e-4 and 1e-6 in
+    media of contrasts up to 1e8 one was above its tolerance, by 1.02 times.
+    """
+    weakest = s.masked_fill(s == 0, 1.0).flatten(1).amin(1)
+    return (1.5 + share * (-2 * weakest.log10() - 4).clamp(0, 8)).cpu().numpy()
+
+
+def _tail(falls: np.ndarray, patience: np.ndarray, least: int) -> np.ndarray:
+    """Return an estimate of all falls of the energy still to come, [K], from those so far, [T, K].
+
+    The largest of: the fall over the last patience · √T iterations (a plateau shorter than that is not taken for
+    the end), and the geometric series that continues any two neighbouring windows of 2 … T/2 iterations.
+    """
+    T, K = falls.shape
+    delay = np.maximum(least, np.ceil(patience * math.sqrt(T)).astype(int))
+    last = np.concatenate([np.zeros((1, K)), falls[::-1].cumsum(0)])  # [i]: the sum of the last i
+    width = np.arange(2, T // 2 + 1)
+    late = last[width]
+    early = last[2 * width] - late
+    ratio = np.divide(late, early, out=np.where(late > 0, 1.0, 0.0), where=early > 0).clip(0, 0.95)
+    tail = np.maximum(last[delay.clip(max=T), np.arange(K)], (late * ratio / (1 - ratio)).max(0, initial=0.0))
+    return np.where((delay < T) | (last[T] == 0), tail, math.inf)

@@ -1,0 +1,188 @@
+"""Conjugate gradients on one row of a homogenisation, and the energy of solutions: scalar loops under numba.
+
+Sums that decide a result are float64, line by line, in one order: a row is the work of one thread.
+
+Letters and fields in planes: see `gpuion.kernels.levels`.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from gpuion.kernels.levels import Hierarchy, jit, neighbours
+from gpuion.kernels.multigrid import precondition
+
+
+class State(NamedTuple):
+    """Fields of a row: c − B t, t, the search direction, work space; t and right side of the coarser levels.
+
+    `drift` float64 [1] is how much of s there is in c − B t. Exactly there is none, but rounding leaves some, which
+    no t removes: the preconditioner answers it with more and more of s, which spoils the steps at strong contrast.
+    So each step takes out what the last one left.
+    """
+
+    r: np.ndarray
+    t: np.ndarray
+    p: np.ndarray
+    z: np.ndarray
+    coarse: np.ndarray
+    drift: np.ndarray
+
+
+def state(levels: Hierarchy, b: np.ndarray) -> State:
+    """Return the fields of a row before its first step, from the right side b [X, Y, Z]."""
+    fields = [np.zeros_like(levels.s) for _ in range(4)]
+    _divide(b, levels.s, fields[0])
+    return State(*fields, np.zeros_like(levels.bonds[:2]), np.zeros(1))
+
+
+def solution(levels: Hierarchy, row: State, u: np.ndarray) -> None:
+    """Write a row's u [X, Y, Z]."""
+    _undo(row.t, levels.s, u)
+
+
+@jit
+def _divide(b, s, field):
+    """Set `field` to b / s, in planes."""
+    X, Y, Z = b.shape
+    for x in range(X):
+        for y in range(Y):
+            first = (y + 1) * (Z + 2) + 1
+            for z in range(Z):
+                here = s[x, first + z]
+                field[x, first + z] = b[x, y, z] / here if here > 0 else 0
+
+
+@jit
+def _undo(t, s, u):
+    """Set u to t / s."""
+    X, Y, Z = u.shape
+    for x in range(X):
+        for y in range(Y):
+            first = (y + 1) * (Z + 2) + 1
+            for z in range(Z):
+                here = s[x, first + z]
+                u[x, y, z] = t[x, first + z] / here if here > 0 else 0
+
+
+@jit
+def _dot(a, b, X, Y, Z):
+    """Return Σ a b over the sites, float64, line by line."""
+    W = Z + 2
+    total = 0.0
+    for x in range(X):
+        for y in range(1, Y + 1):
+            here, there = a[x, y * W + 1 : (y + 1) * W - 1], b[x, y * W + 1 : (y + 1) * W - 1]
+            part = 0.0
+            for z in range(Z):
+                part += np.float64(here[z]) * np.float64(there[z])
+            total += part
+    return total
+
+
+@jit
+def _apply(d, p, q, X, Y, Z):
+    """Set q to B p; return pᵀB p."""
+    W = Z + 2
+    out = np.empty(W, p.dtype)
+    total = 0.0
+    for x in range(X):
+        for y in range(1, Y + 1):
+            neighbours(p, x, X, y, y, W, out)
+            i, j = y * W + 1, (y + 1) * W - 1
+            here, there, sums, near = p[x, i:j], q[x, i:j], d[x, i:j], out[1:]
+            part = 0.0
+            for z in range(Z):
+                value = sums[z] * here[z] - near[z]
+                there[z] = value
+                part += np.float64(here[z]) * np.float64(value)
+            total += part
+    return total
+
+
+@jit
+def _add(a, scale, b, out):
+    """Set `out` to a + scale · b, plane by plane."""
+    for x in range(len(a)):
+        here, there, to = a[x], b[x], out[x]
+        for i in range(len(here)):
+            to[i] = here[i] + scale * there[i]
+
+
+@jit
+def _reduce(r, alpha, q, drift, s, X, Y, Z):
+    """Take alpha q and drift · s from r; return how much of s is left in it, Σ s r / Σ s²."""
+    W = Z + 2
+    total = weight = 0.0
+    for x in range(X):
+        for y in range(1, Y + 1):
+            i, j = y * W + 1, (y + 1) * W - 1
+            here, there, null = r[x, i:j], q[x, i:j], s[x, i:j]
+            part = norm = 0.0
+            for z in range(Z):
+                here[z] -= alpha * there[z] + drift * null[z]
+                part += np.float64(here[z]) * np.float64(null[z])
+                norm += np.float64(null[z]) * np.float64(null[z])
+            total += part
+            weight += norm
+    return total / weight if weight > 0 else 0.0
+
+
+@jit
+def step(levels, row, before):
+    """Do one iteration; return the fall of the energy and rᵀz, of which `before` is that of the last iteration."""
+    r, t, p, z, flat, drift = row
+    X, Y, Z, _ = levels.table[0]
+    precondition(levels, r, z, flat)
+    rz = _dot(r, z, X, Y, Z)
+    scale = np.empty(3, r.dtype)
+    scale[0] = rz / before if before > 0 else 0
+    _add(z, scale[0], p, p)
+    curvature = _apply(levels.d, p, z, X, Y, Z)
+    alpha = rz / curvature if curvature > 0 else 0.0
+    scale[1], scale[2] = alpha, drift[0]
+    _add(t, scale[1], p, t)
+    drift[0] = _reduce(r, scale[1], z, scale[2], levels.s, X, Y, Z)
+    return alpha * rz, rz
+
+
+@jit
+def _ahead(field, x, y, axis, out):
+    """Set `out` to a line's neighbours one site on along an axis."""
+    X, Y, Z = field.shape
+    i, j, shift = (x + 1) % X if axis == 0 else x, (y + 1) % Y if axis == 1 else y, 1 if axis == 2 else 0
+    for z in range(Z - shift):
+        out[z] = field[i, j, z + shift]
+    if shift:
+        out[Z - 1] = field[x, y, 0]
+
+
+@jit
+def energy(s, u, flow, total):
+    """Add to `total` [6] Σ_bonds g (e_a·d + δu_a)(e_b·d + δu_b) for ab = xx, xy, xz, yy, yz, zz.
+
+    Of site factors float64 [X, Y, Z], solutions u [3, X, Y, Z] and drops along each axis, `flow` float64 [3, longest].
+    """
+    X, Y, Z = s.shape
+    g, drop = np.empty(Z), np.empty((3, Z))
+    for line in range(X * Y):
+        x, y = line // Y, line % Y
+        for axis in range(3):
+            _ahead(s, x, y, axis, g)
+            for z in range(Z):
+                g[z] *= s[x, y, z]
+            for a in range(3):
+                _ahead(u[a], x, y, axis, drop[a])
+                for z in range(Z):
+                    drop[a, z] -= u[a, x, y, z]
+            for z in range(Z):
+                drop[axis, z] += flow[axis, x if axis == 0 else y if axis == 1 else z]
+            k = 0
+            for a in range(3):
+                for b in range(a, 3):
+                    left, right = drop[a], drop[b]
+                    part = 0.0
+                    for z in range(Z):
+                        part += g[z] * left[z] * right[z]
+                    total[k] += part
+                    k += 1
