@@ -82,7 +82,8 @@ def grown(program, *arguments):
 @pytest.mark.parametrize(
     ("program", "argument", "least", "most"),
     [
-        # Bytes a site: three rows of 14 fields of 4 or 8 bytes. Measured 147 and 259, 12.3 and 10.8 fields a row; with multigrid 72 and 134.
+        # Bytes a site: three rows of 14 fields of 4 or 8 bytes. Measured 147 and 259, 12.3 and 10.8 fields a row;
+        # with multigrid 72 and 134.
         (SOLVE, "float32 fft", 3 * 8 * 4, 3 * 14 * 4),
         (SOLVE, "float64 fft", 3 * 8 * 8, 3 * 14 * 8),
         (SOLVE, "float32 multigrid", 3 * 4 * 4, 3 * 14 * 4),
