@@ -135,8 +135,8 @@ def refine_medium(
 
     Electrolytes of 27 spheres in 50³ voxels, three random, chained and gapped ones each, from 1, 2 and 3 sites a voxel:
     all 27 D_aa at 5 sites a voxel were within the error, by a factor of 1.6 or more. The median distance of the two was
-    0.9%, of D at 3 sites a voxel likewise, at 1 site up to 22% with either sign. Nine D_aa at 8 sites a voxel were within
-    1.3% of the extrapolated ones, and within 2.0% of those at 3 sites.
+    0.9%, of D at 3 sites a voxel likewise, at 1 site up to 22% with either sign. Nine D_aa at 8 sites a voxel were
+    within 1.3% of the extrapolated ones, and within 2.0% of those at 3 sites.
     """
     resolutions = _resolutions(sites_per_voxel)
     if not 0 < tolerance < 1:
