@@ -11,9 +11,9 @@ from gpuion import Medium, refine, refine_medium, refinement
 INF = math.inf
 
 # Insulating spheres, simple cubic, in a uniform matrix: the walker's D = σ_eff / (1 − φ), by volume fraction φ.
-# From the multipole series of Rayleigh and of McPhedran & McKenzie (Proc. R. Soc. A 359 (1978) 45), to the last digit;
-# up to φ = 0.4 equal to, and beyond from, harmonics with no flux into the sphere that meet the faces of an eighth of the
-# cell by least squares. 1e-6 at 0.5. At π/6, where spheres touch, extrapolated to all harmonics as 1/order², to 2e-5.
+# From the multipole series of Rayleigh and of McPhedran & McKenzie (Proc. R. Soc. A 359 (1978) 45), to the last digit.
+# Beyond φ = 0.4 from harmonics with no flux into the sphere, fitted to the faces of an eighth of the cell, which agree
+# with the series below: 1e-6 at 0.5; at π/6, where spheres touch, extrapolated to all orders as 1/order², to 2e-5.
 EXACT = {0.05: 0.97560806, 0.1: 0.95234656, 0.2: 0.90837880, 0.3: 0.86523035, 0.4: 0.81684986}
 EXACT |= {0.45: 0.78675922, 0.5: 0.747469, math.pi / 6: 0.72149}
 
