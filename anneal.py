@@ -6,7 +6,8 @@
 The chains' best structures and others that they visited, uniform in predicted D* beyond the data's extreme,
 go to the exact solver and into shards: `train.py --data runs/data runs/annealed` learns from both. Stopped,
 the same command goes on from the last whole cycle and shard. summary.json and traces.json say how it went.
-With --score exact the chains go by the exact solver itself: slow, for the last steps of the best ones.
+With --score exact the chains go by the exact solver itself: slow, for the last steps of the best ones. The shards
+then hold no predictions.
 """
 
 if __name__ == "__main__":  # before torch, which takes seconds to load: a stop meanwhile is one line, too
@@ -29,7 +30,7 @@ from gpuion.config import option, parse
 from gpuion.dataset import write_shard, write_summary
 from gpuion.distributed import World, start
 from gpuion.errors import ConfigError, run_script
-from gpuion.relabel import Selection, compare, exact_score, join, relabel, select, surrogate_score
+from gpuion.relabel import Selection, compare, exact_score, join, relabel, select, surrogate_score, with_prediction
 from gpuion.shards import is_whole
 from gpuion.starts import check_fit, check_starts, extreme, starts
 from gpuion.training import fingerprint, metrics
@@ -92,8 +93,11 @@ def main() -> None:
         select(result, wanted[d], limit=extreme(data, maximize=d == "max"), maximize=d == "max", seed=config.seed)
         for d, result in results.items()
     ]
+    selection = join(chosen)
+    if net is None:  # the scores are the exact solver's, no network's
+        selection = dataclasses.replace(selection, predicted=torch.full_like(selection.predicted, torch.nan))
     began = time.perf_counter()
-    count = write_labels(config, world, data, join(chosen))
+    count = write_labels(config, world, data, selection)
     timing.tell(config.out, "label", count=count, unit="structures", began=began, world=world)
     if world.is_main:
         report(config, data, results)
@@ -159,20 +163,31 @@ def report(config: Config, data: gpuion.Dataset, results: dict[str, AnnealResult
     """Write dataset.json, traces.json and summary.json; print what was found."""
     found = gpuion.open_dataset(sorted(config.out.glob("shard-*.h5")))
     write_summary(config.out, found)
-    summary = {"all": {"structures": len(found), **metrics(found.predicted, found.d_star)}}
+    summary = {"all": {"structures": len(found), **errors(found)}}
     for d in results:
         part = found.subset(torch.from_numpy(found.family == f"annealed-{d}"))
         numbers = compare(part, extreme(data, maximize=d == "max"), maximize=d == "max")
-        summary[d] = {**numbers, "structures": len(part), **metrics(part.predicted, part.d_star)}
-        line = "best predicted D* {predicted:.4f}, exact {exact:.4f}; best exact {best:.4f}, {ratio:.3f} of"
-        print(f"{d}: {line} the data's {{data:.4f}}".format(**numbers))
+        summary[d] = {**numbers, "structures": len(part), **errors(part)}
+        line = "best predicted D* {predicted:.4f}, exact {exact:.4f}; " if "predicted" in numbers else ""
+        print(f"{d}: {line}best exact D* {{best:.4f}}, {{ratio:.3f}} of the data's {{data:.4f}}".format(**numbers))
     names = ("ids", "trace", "best_trace", "acceptance")
     traces = {d: {k: getattr(r, k).tolist() for k in names} for d, r in results.items()}
     files.write_json(config.out / "traces.json", traces)
     files.write_json(config.out / "summary.json", summary)
-    print("{structures} annealed structures: MAPE {mape:.2f}%, R {r:.4f}".format(**summary["all"]))
+    if "mape" in summary["all"]:
+        ways = ", ".join(f"{d} {summary[d]['r']:.4f}" for d in results)
+        line = "{structures} annealed structures: MAPE {mape:.2f}%, R {r:.4f}".format(**summary["all"])
+        print(f"{line} ({ways})")
+    else:
+        print(f"{len(found)} annealed structures, by the exact solver")
     if found.converged is not None and not bool(found.converged.all()):
         print(f"{int((~found.converged).sum())} exact solves did not settle; see `converged` in the shards")
+
+
+def errors(found: gpuion.Dataset) -> dict[str, float]:
+    """Return MSE, MAPE and R of what the surrogate predicted, nothing if it predicted nothing."""
+    foreseen = with_prediction(found)
+    return {} if foreseen is None else metrics(foreseen.predicted, foreseen.d_star)
 
 
 if __name__ == "__main__":

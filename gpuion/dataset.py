@@ -64,7 +64,7 @@ class Dataset:
     diffusivity_kmc, standard_error_kmc : float64 [n, 3], optional
         The walk's answer beside an exact label.
     predicted : float64 [n], optional
-        D* that the surrogate predicted while annealing.
+        D* that the surrogate predicted while annealing; NaN where none did.
     chain, cycle : int64 [n], optional
         Where in the annealing the structure was met.
     """

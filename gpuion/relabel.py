@@ -24,7 +24,7 @@ _BINS = 32  # of pick_uniform
 class Selection:
     """Structures chosen from an annealing: the chains' best ones first, in the order of the chains.
 
-    `centers` float32 [n, N, 3], `predicted` score float64 [n], `chain` id and `cycle` (from 0) int64 [n],
+    `centers` float32 [n, N, 3], `predicted` score float64 [n] (NaN where no surrogate made it), `chain` id and `cycle` (from 0) int64 [n],
     `family` str [n]: annealed-max or annealed-min.
     """
 
@@ -144,13 +144,23 @@ def relabel(
 def compare(found: Dataset, known: float, *, maximize: bool) -> dict[str, float]:
     """Return what annealing one way found: the best predicted D*, its exact value, and the best exact D*.
 
-    `ratio` is the best exact D* over `known`, the original data's extreme.
+    `ratio` is the best exact D* over `known`, the original data's extreme. Where no surrogate predicted anything
+    there is no `predicted`, and `exact` is the best exact D*.
     """
-    assert found.predicted is not None
     most = torch.argmax if maximize else torch.argmin
-    top, best = int(most(found.predicted)), float(found.d_star[most(found.d_star)])
-    predicted, exact = float(found.predicted[top]), float(found.d_star[top])
-    return {"predicted": predicted, "exact": exact, "best": best, "data": known, "ratio": best / known}
+    best = float(found.d_star[most(found.d_star)])
+    numbers = {"exact": best, "best": best, "data": known, "ratio": best / known}
+    foreseen = with_prediction(found)
+    if foreseen is None or foreseen.predicted is None:
+        return numbers
+    top = int(most(foreseen.predicted))
+    return {"predicted": float(foreseen.predicted[top]), **numbers, "exact": float(foreseen.d_star[top])}
+
+
+def with_prediction(data: Dataset) -> Dataset | None:
+    """Return the structures whose D* a surrogate predicted, None if there are none."""
+    known = None if data.predicted is None else ~data.predicted.isnan()
+    return None if known is None or not bool(known.any()) else data.subset(known)
 
 
 def _candidates(result: AnnealResult) -> Tensor:

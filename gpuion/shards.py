@@ -17,7 +17,7 @@ checksummed too (format v110). Equal content gives equal bytes.
     diffusivity_kmc      f8 [n, 3]     optional, as are all below: the walk's answer beside the exact one
     standard_error_kmc   f8 [n, 3]
     converged_kmc        u1 [n]
-    predicted            f8 [n]        D* that the surrogate predicted while annealing
+    predicted            f8 [n]        D* that the surrogate predicted while annealing; NaN where none did
     chain, cycle         i8 [n]        where in the annealing the structure was met
 
 Root attributes: schema, version, box, diameter, sites_per_voxel, method (exact, kmc or both), seed, commit,
@@ -68,7 +68,7 @@ FIELDS = {
     "diffusivity_kmc": Field("<f8", (3,), _BULK, optional=True),
     "standard_error_kmc": Field("<f8", (3,), _BULK, optional=True),
     "converged_kmc": Field("|u1", optional=True),
-    "predicted": Field("<f8", (), "d_reference", optional=True),
+    "predicted": Field("<f8", (), "d_reference", nan=True, optional=True),
     "chain": Field("<i8", optional=True),
     "cycle": Field("<i8", optional=True),
 }

@@ -112,6 +112,7 @@ def test_both_directions_end_in_a_labelled_dataset(go, data, capsys):
         assert [len(row) for row in traces[d]["acceptance"]] == [3, 3]
         assert part.predicted[:2].tolist() == [row[-1] for row in traces[d]["best_trace"]]
         assert summary[d]["predicted"] == most(part.predicted.tolist())
+        assert summary[d]["exact"] == float(part.d_star[part.predicted.tolist().index(summary[d]["predicted"])])
         assert summary[d]["best"] == most(part.d_star.tolist())
         assert summary[d]["ratio"] == summary[d]["best"] / most(original.d_star.tolist())
         assert most(summary[d]["best"], other(part.d_star.tolist())) == summary[d]["best"]
@@ -121,6 +122,7 @@ def test_both_directions_end_in_a_labelled_dataset(go, data, capsys):
     assert "max: best predicted D*" in printed
     assert "proposals/s" in printed
     assert "10 annealed structures: MAPE" in printed
+    assert f"(max {summary['max']['r']:.4f}, min {summary['min']['r']:.4f})" in printed
 
 
 @pytest.mark.parametrize("stop", ["annealing", "labelling"])
@@ -255,13 +257,24 @@ def test_the_script_says_in_one_line_what_is_missing():
     ]
 
 
-def test_on_the_exact_solver_what_is_predicted_is_exact(go, data):
+def test_on_the_exact_solver_nothing_is_predicted(go, data, capsys):
     out = go(
         "--score", "exact", "--checkpoint", "", "--cycles", "2", "--steps", "8", "--start", "data", "--relabel", "0"
     )
     found, start = gpuion.open_dataset(out), gpuion.open_dataset(data)
-    # Both are solves of the same labels to a relative 1e-2, the one alone and the other among chains: equal bits.
-    assert torch.allclose(found.predicted, found.d_star, rtol=1e-6)
+    assert bool(found.predicted.isnan().all())
+    summary, traces = (json.loads((out / name).read_text()) for name in ("summary.json", "traces.json"))
+    assert summary["all"] == {"structures": 4}
+    for d, most in (("max", max), ("min", min)):
+        assert set(summary[d]) == {"exact", "best", "data", "ratio", "structures"}
+        best = most(found.d_star[torch.from_numpy(found.family == f"annealed-{d}")].tolist())
+        assert summary[d]["exact"] == summary[d]["best"] == best
+        # Both are solves of the same labels to a relative 1e-2, the one alone and the other among chains: equal bits.
+        assert most(row[-1] for row in traces[d]["best_trace"]) == pytest.approx(best, rel=1e-6)
+    printed = capsys.readouterr().out
+    assert "predicted" not in printed
+    assert "MAPE" not in printed
+    assert "4 annealed structures, by the exact solver" in printed
     rising = torch.from_numpy(found.family == "annealed-max")
     assert float(found.d_star[rising].max()) >= float(start.d_star.max()) * 0.99
     assert float(found.d_star[~rising].min()) <= float(start.d_star.min()) * 1.01

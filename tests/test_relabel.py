@@ -1,10 +1,14 @@
 """Which of the structures that chains met are chosen for an exact label."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
 from test_annealing import lattice_start, run, wave
 
-from gpuion.relabel import pick_uniform, select
+from gpuion.dataset import Dataset
+from gpuion.relabel import compare, pick_uniform, select, with_prediction
 
 
 @pytest.mark.parametrize("maximize", [True, False])
@@ -54,3 +58,21 @@ def test_picks_take_all_when_there_are_too_few_and_stay_in_range():
     assert pick_uniform(torch.ones(4), 3, low=1.0, high=1.0).shape == (3,)
     with pytest.raises(ValueError, match="low ≤ high"):
         pick_uniform(scores, 1, low=1.0, high=0.0)
+
+
+@pytest.mark.parametrize(("maximize", "named"), [(True, [1.2, 0.8, 1.1]), (False, [0.7, 0.8, 0.6])])
+def test_what_no_network_predicted_is_not_compared(maximize, named):
+    D = torch.tensor([0.6, 0.8, 1.1], dtype=torch.float64)
+    nan = torch.full((3,), torch.nan, dtype=torch.float64)
+    found = Dataset(
+        centers=torch.zeros(3, 1, 3), diffusivity=D[:, None].expand(3, 3), standard_error=torch.zeros(3, 3), id=D.long(),
+        family=np.full(3, "annealed-max"), distance=nan[:, None].expand(3, 2), gap=nan, axes=torch.zeros(3, 3) > 0,
+        box=10.0, diameter=1.0, sites_per_voxel=1, method="exact", d_reference=1.0, predicted=nan,
+    )  # fmt: skip
+    assert with_prediction(found) is None
+    best = named[2]
+    expected = {"exact": best, "best": best, "data": 0.5, "ratio": best / 0.5}
+    assert compare(found, 0.5, maximize=maximize) == pytest.approx(expected, rel=1e-15)
+    some = dataclasses.replace(found, predicted=torch.tensor([torch.nan, named[0], torch.nan], dtype=torch.float64))
+    expected |= {"predicted": named[0], "exact": named[1]}
+    assert compare(some, 0.5, maximize=maximize) == pytest.approx(expected, rel=1e-15)
