@@ -4,8 +4,8 @@ Legend: n structures.
 
 A run folder holds dataset/ (of simulate.py, placed structures only) and, as far as they are there, check/ (made
 with --method both), model-1/, model-2/ … (of train.py), round-1/, round-2/ … (of anneal.py, round k by model k),
-annealed/ (the structures of all rounds; taken from these if missing). Each part may have a timing.json
-(`gpuion.timing`).
+folders of any name made by anneal.py --score exact, annealed/ (the structures of all rounds and of these; taken from
+them if missing). Each part may have a timing.json (`gpuion.timing`).
 
 Structures whose label did not settle count, but are never the best or the worst.
 """
@@ -17,12 +17,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gpuion import files, timing
 from gpuion.dataset import Dataset, open_dataset
 from gpuion.errors import DatasetError
+from gpuion.relabel import with_prediction
 from gpuion.training import metrics
 
 DIRECTIONS = {"max": "annealed-max", "min": "annealed-min"}
@@ -47,7 +49,10 @@ class Round:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run folder's content; `made` holds the run.json of each part, `timing` its timing.json."""
+    """A run folder's content; `made` holds the run.json of each part, `timing` its timing.json.
+
+    `rounds` are the annealings by a network, `polished` those on the exact solver.
+    """
 
     path: Path
     data: Dataset
@@ -55,6 +60,7 @@ class Run:
     check: Dataset | None
     models: dict[str, Model]
     rounds: dict[str, Round]
+    polished: dict[str, Round]
     made: dict[str, dict[str, Any]]
     timing: dict[str, list[dict[str, Any]]]
 
@@ -68,16 +74,19 @@ def load(path: Path) -> Run:
         folder.name: Model(metrics=_read(folder / "metrics.json"), predictions=_read(folder / "predictions.json"))
         for folder in _numbered(path, "model", "predictions.json")
     }
-    rounds = {
-        folder.name: Round(data=_like(data, folder), traces=_read(folder / "traces.json"))
-        for folder in _numbered(path, "round", "summary.json")
-    }
     parts = [folder for folder in sorted(path.iterdir()) if (folder / "run.json").is_file()]
+    made = {folder.name: _read(folder / "run.json") for folder in parts}
+    exact = [folder for folder in parts if _on_exact(made[folder.name]) and (folder / "summary.json").is_file()]
+    by_network = [folder for folder in _numbered(path, "round", "summary.json") if folder not in exact]
+    rounds, polished = (
+        {folder.name: Round(data=_like(data, folder), traces=_read(folder / "traces.json")) for folder in folders}
+        for folders in (by_network, exact)
+    )
     return Run(
-        path=path, data=data, models=models, rounds=rounds,
-        annealed=_annealed(path, data, list(rounds)),
+        path=path, data=data, models=models, rounds=rounds, polished=polished,
+        annealed=_annealed(path, data, [*rounds, *polished]),
         check=open_dataset(path / "check") if (path / "check" / "dataset.json").is_file() else None,
-        made={folder.name: _read(folder / "run.json") for folder in parts},
+        made=made,
         timing={folder.name: _read(folder / timing.NAME) for folder in parts if (folder / timing.NAME).is_file()},
     )  # fmt: skip
 
@@ -87,6 +96,8 @@ def summarize(run: Run) -> dict[str, Any]:
 
     Ratios are exact D over exact D. An annealed structure beats the data if it goes beyond the data's extreme by
     more than the estimated errors of the two labels together. `missed` names the ends for which it was tried in vain.
+    Wherever errors are of annealed structures, those of each direction stand beside them: R of two far-apart clouds
+    tells little but that they lie apart.
     """
     summary: dict[str, Any] = {
         "dataset": {
@@ -94,7 +105,7 @@ def summarize(run: Run) -> dict[str, Any]:
             "families": {name: _distribution(part.mean_diffusivity) for name, part in groups(run.data).items()},
         },
         "annealed": None, "ratios": None, "beats_dataset": None, "missed": [],
-        "models": {name: model.metrics for name, model in run.models.items()},
+        "models": {name: {**model.metrics, **_of_annealed(run, model)} for name, model in run.models.items()},
         "annealed_predictions": {name: _by_direction(each.data) for name, each in run.rounds.items()},
         "kmc": None if run.check is None else agreement(run.check),
         "timing": run.timing,
@@ -102,11 +113,15 @@ def summarize(run: Run) -> dict[str, Any]:
     }  # fmt: skip
     names = list(summary["annealed_predictions"])
     summary["before_retraining"], summary["after_retraining"] = (
-        {"round": name, **summary["annealed_predictions"][name]["all"]} if ready else None
+        {"round": name, **(rows := dict(summary["annealed_predictions"][name])).pop("all"), **rows} if ready else None
         for name, ready in ((names[0] if names else "", names), (names[-1] if names else "", names[1:]))
     )
     if run.annealed is not None:
         found, known = _extremes(run.annealed), summary["dataset"]
+        for end in ("best", "worst"):
+            found[end]["stage"] = stage(run, run.annealed.centers[found[end]["index"]])
+            if found[end]["stage"] in run.polished:
+                found[end].pop("predicted", None)
         summary["annealed"] = {"structures": len(run.annealed), **found}
         summary["ratios"] = {
             f"{end}_annealed_over_{end}_dataset": found[end]["D"] / known[end]["D"] for end in ("best", "worst")
@@ -143,6 +158,14 @@ def position(data: Dataset, *, best: bool) -> int:
     return int(torch.where(usable, sign * data.mean_diffusivity, -math.inf).argmax())
 
 
+def stage(run: Run, centers: Tensor) -> str | None:
+    """Return the folder of the annealing that first met a structure, centers float32 [N, 3]; None if none did."""
+    for name, each in {**run.rounds, **run.polished}.items():
+        if bool((each.data.centers == centers).flatten(1).all(1).any()):
+            return name
+    return None
+
+
 def agreement(check: Dataset) -> dict[str, Any]:
     """Return how far the walk's D_aa lie from the exact ones in standard errors of the walk, z = (walk − exact) / s.
 
@@ -176,6 +199,11 @@ def _numbered(path: Path, kind: str, needed: str) -> list[Path]:
     return sorted((f for f in found if (f / needed).is_file()), key=lambda folder: int(folder.name.split("-")[1]))
 
 
+def _on_exact(made: dict[str, Any]) -> bool:
+    """Return whether a run.json is of an annealing on the exact solver."""
+    return made.get("script") == "anneal" and made.get("config", {}).get("score") == "exact"
+
+
 def _like(data: Dataset, folder: Path) -> Dataset:
     """Return annealed structures in the data's unit of D*, or say that they are of another run."""
     found = open_dataset(folder)
@@ -188,7 +216,7 @@ def _like(data: Dataset, folder: Path) -> Dataset:
 
 
 def _annealed(path: Path, data: Dataset, rounds: list[str]) -> Dataset | None:
-    """Return all annealed structures: of annealed/, else of the rounds, else none."""
+    """Return all annealed structures: of annealed/, else of the rounds' folders, else none."""
     if (path / "annealed").is_dir():
         return _like(data, path / "annealed")
     return open_dataset([path / name for name in rounds]) if rounds else None
@@ -227,13 +255,36 @@ def _distribution(D: Tensor) -> dict[str, float]:
 
 def _by_direction(data: Dataset) -> dict[str, Any]:
     """Return MSE, MAPE and R of the predictions that a network made while annealing, of structures new to it."""
-    if data.predicted is None:
-        raise DatasetError("a round's shards hold no predictions; make them with anneal.py")
+    known = with_prediction(data)
+    if known is None or known.predicted is None:
+        raise DatasetError("a round's shards hold no predictions; make them with anneal.py --score surrogate")
+    return _each_way(known.family, known.predicted, known.d_star)
+
+
+def _each_way(family: np.ndarray, predicted: Tensor, exact: Tensor) -> dict[str, Any]:
+    """Return how many annealed structures there are, MSE, MAPE and R: of all, of those that went up, and down."""
     rows = {}
-    for name, family in {"all": None, **DIRECTIONS}.items():
-        part = data if family is None else data.subset(torch.from_numpy(data.family == family))
-        if len(part) and part.predicted is not None:
-            rows[name] = {"structures": len(part), **metrics(part.predicted, part.d_star)}
+    for name, only in {"all": None, **DIRECTIONS}.items():
+        part = torch.from_numpy((family == only) | (only is None))
+        if bool(part.any()):
+            rows[name] = {"structures": int(part.sum()), **metrics(predicted[part], exact[part])}
+    return rows
+
+
+def _of_annealed(run: Run, model: Model) -> dict[str, Any]:
+    """Return the errors by direction of what train.py tested on annealed structures: {"test of round-1, max": …}."""
+    rows: dict[str, Any] = {}
+    columns = {key: np.array(value) for key, value in model.predictions.items()}
+    for part in dict.fromkeys(model.predictions["split"]):
+        each = {**run.rounds, **run.polished}.get(part.rstrip("/").split("/")[-1])
+        if each is None or not part.startswith("test of "):
+            continue
+        inside = columns["split"] == part
+        families = dict(zip(each.data.id.tolist(), each.data.family.tolist(), strict=True))
+        family = np.array([families.get(i, "") for i in columns["id"][inside].tolist()])
+        predicted, exact = (torch.from_numpy(columns[key][inside].astype(float)) for key in ("predicted", "true"))
+        found = _each_way(family, predicted, exact)
+        rows |= {f"{part}, {d}": found[d] for d in DIRECTIONS if d in found}
     return rows
 
 

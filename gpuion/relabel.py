@@ -24,8 +24,8 @@ _BINS = 32  # of pick_uniform
 class Selection:
     """Structures chosen from an annealing: the chains' best ones first, in the order of the chains.
 
-    `centers` float32 [n, N, 3], `predicted` score float64 [n] (NaN where no surrogate made it), `chain` id and `cycle` (from 0) int64 [n],
-    `family` str [n]: annealed-max or annealed-min.
+    `centers` float32 [n, N, 3], `predicted` score float64 [n] (NaN where no surrogate made it), `chain` id and
+    `cycle` (from 0) int64 [n], `family` str [n]: annealed-max or annealed-min.
     """
 
     family: np.ndarray

@@ -29,6 +29,7 @@ from gpuion.errors import GpuionError, fail, run_script
 from gpuion.findings import Run
 from gpuion.gallery import Arrangement, arrangements, pictures
 from gpuion.markup import count, document, image, number, table
+from gpuion.relabel import with_prediction
 from gpuion.render import png
 from gpuion.training import metrics
 
@@ -125,7 +126,8 @@ def _gain(summary: dict[str, Any], end: str, word: str, adverb: str) -> str:
     numbers = f"exact D = {found['D']:.4g} against {known['D']:.4g}, {change:+.1f}%".replace("-", "−")
     if summary["beats_dataset"][end]:
         what = "lets ions through faster" if end == "best" else "holds ions back more"
-        return f"Annealing found an arrangement that {what} than the {word} placed one: {numbers}."
+        where = f" (in {found['stage']})" if found["stage"] else ""
+        return f"Annealing found an arrangement{where} that {what} than the {word} placed one: {numbers}."
     return f"Annealing found nothing beyond the {adverb} placed arrangement: {numbers}."
 
 
@@ -184,8 +186,8 @@ def _round_panel(data: Dataset) -> dict[str, plots.Points]:
     panel = {}
     directions = (("maximised", "annealed-max", plots.UP), ("minimised", "annealed-min", plots.DOWN))
     for word, family, color in directions:
-        part = data.subset(torch.from_numpy(data.family == family))
-        if len(part) and part.predicted is not None:
+        part = with_prediction(data.subset(torch.from_numpy(data.family == family)))
+        if part is not None and part.predicted is not None:
             true, predicted = part.d_star.numpy(), part.predicted.numpy()
             panel[_scores(word, true, predicted)] = (true, predicted, color)
     return panel
@@ -198,17 +200,18 @@ def _scores(name: str, true: np.ndarray, predicted: np.ndarray) -> str:
 
 def _annealing(run: Run) -> str:
     images = ""
-    for name, each in run.rounds.items():
+    for name, each in {**run.rounds, **run.polished}.items():
+        what = "exact D*" if name in run.polished else "predicted D*"
         runs = {key: {d: np.array(t[key]) for d, t in each.traces.items()} for key in ("trace", "acceptance")}
         ends = {"best placed": 1.0, "worst placed": float(run.data.d_star.min())}
-        figure = plots.trace(runs["trace"], title=f"{name}: the chains", label="predicted D*", marks=ends)
-        images += _figure(figure, f"predicted D* in {name}", "narrow")
+        figure = plots.trace(runs["trace"], title=f"{name}: the chains", label=what, marks=ends)
+        images += _figure(figure, f"{what} in {name}", "narrow")
         figure = plots.trace(runs["acceptance"], title=f"{name}: moves accepted", label="share of proposals")
         images += _figure(figure, f"acceptance in {name}", "narrow")
     if not images:
         return ""
-    exact = [name for name, made in run.made.items() if made.get("config", {}).get("score") == "exact"]
-    last = f" In {', '.join(exact)} the chains went by the exact solver, not by the network." if exact else ""
+    exact = ", ".join(run.polished)
+    last = f" In {exact} the chains went by the exact solver, not by the network." if exact else ""
     return (
         f'<section><h2>Annealing</h2><div class="pairs">{images}</div><p class="soft">One line a chain, at the end of '
         f"each cycle. The temperature falls from cycle to cycle.{last}</p></section>\n"
@@ -241,10 +244,10 @@ def _figures(summary: dict[str, Any]) -> str:
             if summary[where]:
                 x = summary[where][end]
                 rows.append([
-                    f"{end} of {where}", x["family"], x["id"], x.get("chain", ""), x.get("cycle", ""),
+                    f"{end} of {where}", x.get("stage") or "", x["family"], x["id"], x.get("chain", ""), x.get("cycle", ""),
                     f"{x['D']:.5g}", f"{x['error']:.1g}", f"{x['D_star']:.4f}", number(x.get("predicted")),
                 ])  # fmt: skip
-    text = table(["", "family", "id", "chain", "cycle", "exact D", "± error", "D*", "predicted D*"], rows)
+    text = table(["", "found in", "family", "id", "chain", "cycle", "exact D", "± error", "D*", "predicted D*"], rows)
     if summary["ratios"]:
         text += table(
             ["", "ratio", "beyond the errors"],
@@ -258,6 +261,11 @@ def _figures(summary: dict[str, Any]) -> str:
     rows += [[name, f"annealing, {part} ({x['structures']})", number(x["mse"]), number(x["mape"]), number(x["r"])]
              for name, parts in summary["annealed_predictions"].items() for part, x in parts.items()]  # fmt: skip
     text += table(["network or round", "structures", "MSE", "MAPE / %", "R"], rows)
+    if summary["annealed_predictions"]:
+        text += (
+            '<p class="soft">R of all annealed structures mostly says that those which went up and those which went '
+            "down lie far apart; within a direction it says how well the network orders them.</p>"
+        )
     rows = [[name, x["structures"], *(f"{x[key]:.4g}" for key in ("min", "median", "mean", "max"))]
             for name, x in summary["dataset"]["families"].items()]  # fmt: skip
     text += table(["placed family", "structures", "min D", "median", "mean", "max"], rows)

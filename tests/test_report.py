@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import json
 import math
 import re
@@ -70,8 +71,9 @@ def annealed(seed, up, down, noise):
     return dataset(seed, D.tolist(), family, **more)
 
 
-def save_round(folder, data):
+def save_round(folder, data, score="surrogate"):
     save(folder, data, "anneal")
+    write_json(folder / "run.json", {"script": "anneal", "config": {"score": score}, "commit": "0123abcd"})
     steps = {"ids": [0, 2], "trace": [[0.5, 0.7, 0.9], [0.4, 0.6, 0.8]], "acceptance": [[0.9, 0.8, 0.7]] * 2}
     write_json(folder / "traces.json", {d: steps | {"best_trace": steps["trace"]} for d in ("max", "min")})
     write_json(folder / "summary.json", {})
@@ -226,6 +228,52 @@ def test_rounds_stand_in_for_a_missing_folder_of_all(tmp_path):
     assert summary["after_retraining"]["round"] == "round-10"
     assert "Typical at random" not in (tmp_path / "report.html").read_text()
     assert summary["beats_dataset"]["worst"] is False
+
+
+def test_what_the_exact_solver_found_is_shown_but_not_predicted(tmp_path):
+    save(tmp_path / "dataset", dataset(1, [0.05, REFERENCE, 0.02]))
+    first = annealed(2, [0.17, 0.18, 0.15], [0.018, 0.015, 0.016], 0.2)
+    save_round(tmp_path / "round-1", first)
+    polished = annealed(3, [0.25, 0.2], [0.019, 0.017], 0.0)
+    none = torch.full((4,), torch.nan, dtype=torch.float64)
+    save_round(tmp_path / "polish", dataclasses.replace(polished, predicted=none), "exact")
+    (tmp_path / "model-1").mkdir()
+    rows = {"split": ["test of x/round-1"] * 6, "id": list(range(200, 206)), "true": first.d_star.tolist()}
+    errors = {"test of x/round-1": metrics(first.predicted, first.d_star)}
+    write_json(tmp_path / "model-1/predictions.json", {**rows, "predicted": first.predicted.tolist()})
+    write_json(tmp_path / "model-1/metrics.json", errors)
+    summary = report.write(tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    winner, loser = summary["annealed"]["best"], summary["annealed"]["worst"]
+    assert (winner["stage"], winner["D"]) == ("polish", pytest.approx(0.25))
+    assert "predicted" not in winner
+    assert (loser["stage"], loser["D"], loser["predicted"]) == ("round-1", pytest.approx(0.015), first.predicted[4])
+    assert summary["annealed"]["structures"] == 10
+    assert list(summary["annealed_predictions"]) == ["round-1"]
+    assert summary["before_retraining"]["structures"] == 6
+    assert summary["after_retraining"] is None
+    for name, part in (("max", slice(0, 3)), ("min", slice(3, 6))):
+        expected = metrics(first.predicted[part], first.d_star[part])
+        tested = summary["models"]["model-1"][f"test of x/round-1, {name}"]
+        for shown in (summary["before_retraining"][name], tested):
+            assert {key: shown[key] for key in expected} == pytest.approx(expected, rel=1e-12)
+        assert f"<td>test of round-1, {name}</td>" in text
+    assert "an arrangement (in polish) that lets ions through faster" in text
+    assert "an arrangement (in round-1) that holds ions back more" in text
+    row = next(row for row in text.split("<tr>") if row.startswith("<td>best of annealed</td>"))
+    assert "<td>polish</td>" in row
+    assert row.split("</tr>")[0].endswith(">–</td>")
+    assert set(re.findall(r'alt="(\w+ D\* in [^"]*)"', text)) == {"exact D* in polish", "predicted D* in round-1"}
+    assert "In polish the chains went by the exact solver" in text
+
+
+def test_a_prediction_that_the_exact_solver_wrote_is_none(tmp_path):
+    save(tmp_path / "dataset", dataset(1, [0.05, REFERENCE, 0.02]))
+    save_round(tmp_path / "polish", annealed(3, [0.25], [0.01], 0.0), "exact")
+    summary = report.write(tmp_path)
+    assert "predicted" not in summary["annealed"]["best"]
+    assert summary["annealed_predictions"] == {}
+    assert summary["before_retraining"] is None
 
 
 @pytest.mark.parametrize(("excess", "beats"), [(0.0019, False), (0.0021, True)])
