@@ -187,7 +187,9 @@ def report(config: Config, data: gpuion.Dataset, results: dict[str, AnnealResult
 def errors(found: gpuion.Dataset) -> dict[str, float]:
     """Return MSE, MAPE and R of what the surrogate predicted, nothing if it predicted nothing."""
     foreseen = with_prediction(found)
-    return {} if foreseen is None else metrics(foreseen.predicted, foreseen.d_star)
+    if foreseen is None or foreseen.predicted is None:
+        return {}
+    return metrics(foreseen.predicted, foreseen.d_star)
 
 
 if __name__ == "__main__":

@@ -244,8 +244,9 @@ def _figures(summary: dict[str, Any]) -> str:
             if summary[where]:
                 x = summary[where][end]
                 rows.append([
-                    f"{end} of {where}", x.get("stage") or "", x["family"], x["id"], x.get("chain", ""), x.get("cycle", ""),
-                    f"{x['D']:.5g}", f"{x['error']:.1g}", f"{x['D_star']:.4f}", number(x.get("predicted")),
+                    f"{end} of {where}", x.get("stage") or "", x["family"], x["id"], x.get("chain", ""),
+                    x.get("cycle", ""), f"{x['D']:.5g}", f"{x['error']:.1g}", f"{x['D_star']:.4f}",
+                    number(x.get("predicted")),
                 ])  # fmt: skip
     text = table(["", "found in", "family", "id", "chain", "cycle", "exact D", "± error", "D*", "predicted D*"], rows)
     if summary["ratios"]:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional
 
 from gpuion.voxels import tile
@@ -150,10 +149,27 @@ class FeatureNorm(nn.BatchNorm1d):
         return normal.to(x.dtype) * self.weight + self.bias
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over all ranks; each rank's result depends on every rank's input, so gradients are summed, too."""
+
+    @staticmethod
+    def forward(_ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+
 def _sum_over_ranks(x: Tensor) -> Tensor:
     """Return the sum of x over all ranks; its gradient is summed likewise."""
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        return all_reduce(x)
+        total: Tensor = _Sum.apply(x)
+        return total
     return x
 
 

@@ -67,7 +67,8 @@ def test_what_no_network_predicted_is_not_compared(maximize, named):
     found = Dataset(
         centers=torch.zeros(3, 1, 3), diffusivity=D[:, None].expand(3, 3), standard_error=torch.zeros(3, 3),
         id=torch.arange(3), family=np.full(3, "annealed-max"), distance=nan[:, None].expand(3, 2), gap=nan,
-        axes=torch.zeros(3, 3) > 0, box=10.0, diameter=1.0, sites_per_voxel=1, method="exact", d_reference=1.0, predicted=nan,
+        axes=torch.zeros(3, 3) > 0, box=10.0, diameter=1.0, sites_per_voxel=1, method="exact", d_reference=1.0,
+        predicted=nan,
     )  # fmt: skip
     assert with_prediction(found) is None
     best = named[2]

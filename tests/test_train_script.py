@@ -141,3 +141,30 @@ def test_folders_that_do_not_fit_together(tmp_path):
     other = write_folder(tmp_path / "b", diameter=5.0)
     with pytest.raises(ValueError, match=r"b: expected .*diameter = 4\.0 as in .*a, found .*diameter = 5\.0"):
         script("--data", first, other, "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("boundary", "voxels", "batch"),
+    [
+        ("periodic", 50, 32), ("periodic", 75, 32), ("periodic", 200, 32), ("periodic", 375, 5), ("zero", 50, 32),
+        ("tiled", 50, 4), ("tiled", 75, 1), ("tiled", 100, 1),
+    ],
+)  # fmt: skip
+def test_predicting_keeps_layers_within_a_gigabyte(boundary, voxels, batch):
+    # 2²⁸ float32 are a gigabyte: 4 · 16 · 150³ = 0.80 · 2²⁸, 1 · 16 · 225³ = 0.68 · 2²⁸, 5 · 375³ = 0.98 · 2²⁸.
+    net = gpuion.Surrogate(boundary, voxels=16)
+    assert training._together(net, voxels) == batch
+
+
+def test_batches_of_predictions_cover_all(monkeypatch):
+    torch.manual_seed(0)
+    net = gpuion.Surrogate("tiled", voxels=8, widths=(2, 2), hidden=3)
+    centers = 8 * torch.rand(7, 2, 3)
+    data = training.Samples(centers=centers, target=torch.ones(7), id=torch.arange(7), box=8.0, diameter=2.0, voxels=8)
+    whole = training.predict(net, data)
+    monkeypatch.setattr(training, "_NUMBERS", 2 * 2 * 24**3)
+    sizes = []
+    net.register_forward_hook(lambda _, given, __: sizes.append(len(given[0])))
+    # Sums of float32 in another order, of layers of 54 terms and one of 2 · 6³: 1e-5 is 100 roundings.
+    assert torch.allclose(training.predict(net, data), whole, rtol=1e-5, atol=1e-6)
+    assert sizes == [2, 2, 2, 1]

@@ -48,6 +48,7 @@ def torchrun(path, ranks, *flags):
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*run, *flags], capture_output=True, text=True, timeout=120, env=env, check=False)
     assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr, done.stderr
 
 
 def test_metrics_by_hand():
