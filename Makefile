@@ -35,7 +35,7 @@ LAPTOP := --preset laptop
 
 demo: install
 	$(BIN)/python simulate.py $(LAPTOP) --out $(DEMO)/dataset
-	$(BIN)/python simulate.py $(LAPTOP) --method both --structures 16 --tolerance 1e-3 --out $(DEMO)/check
+	$(BIN)/python simulate.py $(LAPTOP) --method both --structures 12 --tolerance 1e-3 --out $(DEMO)/check
 	$(BIN)/python train.py $(LAPTOP) --data $(DEMO)/dataset --out $(DEMO)/model-1
 	$(BIN)/python anneal.py $(LAPTOP) --data $(DEMO)/dataset --checkpoint $(DEMO)/model-1/surrogate.pt \
 	  --out $(DEMO)/round-1
@@ -44,7 +44,7 @@ demo: install
 	$(BIN)/python anneal.py $(LAPTOP) --data $(DEMO)/dataset $(DEMO)/round-1 \
 	  --checkpoint $(DEMO)/model-2/surrogate.pt --out $(DEMO)/round-2 --seed 1
 	$(BIN)/python anneal.py $(LAPTOP) --data $(DEMO)/dataset $(DEMO)/round-1 $(DEMO)/round-2 --score exact \
-	  --chains 8 --cycles 20 --steps 10 --temperature 5e-5 --relabel 0 --out $(DEMO)/polish --seed 2
+	  --chains 8 --cycles 25 --steps 20 --temperature 5e-5 --relabel 0 --out $(DEMO)/polish --seed 2
 	$(BIN)/python -m gpuion.dataset merge $(DEMO)/round-1 $(DEMO)/round-2 $(DEMO)/polish --out $(DEMO)/annealed
 	cp $(DEMO)/model-2/surrogate.pt $(DEMO)/surrogate.pt
 	$(BIN)/python -m gpuion.report $(DEMO)
