@@ -133,8 +133,8 @@ def walk(
     -----
     Over 200 seeds of a small medium, given lengths and automatic ones, one and two standard errors covered 0.69 to 0.72
     and 0.93 to 0.97 of the exact values, per axis and for the mean; estimates lay 0.1 to 0.3 standard errors high, on a
-    random electrolyte of four spheres 0.4. Where few walks settle, those that do are the lucky ones: along an axis with a
-    wall, 8 of 96 did, 17% high.
+    random electrolyte of four spheres 0.4. Where few walks settle, those that do are the lucky ones: along an axis with
+    a wall, 8 of 96 did, 17% high.
 
     References
     ----------
