@@ -2,10 +2,12 @@
 
 import dataclasses
 import datetime as dt
+import gc
 import os
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # before any group is made: it keeps the group of its import for good
 
 from gpuion.errors import ConfigError
 
@@ -45,8 +47,12 @@ class World:
         return int(box)
 
     def close(self) -> None:
-        """Leave the process group."""
+        """Leave the process group and end its threads: one that still runs while Python ends aborts the process.
+
+        They end with the last that holds the group, such as a network made parallel, so drop that before.
+        """
         if self.size > 1:
+            gc.collect()
             dist.destroy_process_group()
 
 

@@ -202,6 +202,20 @@ def float64_curve(world):
     return {"losses": losses, "weights": torch.cat([p.detach().flatten() for p in net.parameters()]).tolist()}
 
 
+def test_leaving_the_group_ends_its_threads(tmp_path):
+    # A thread of gloo that drops its last tensor while Python ends aborts the process, about one time in ten.
+    worker = tmp_path / "worker.py"
+    worker.write_text(
+        f"import sys\nfrom pathlib import Path\nsys.path[:0] = [{str(ROOT / 'tests')!r}]\nimport test_training\n"
+        "from gpuion.distributed import start\n"
+        "def threads():\n    return [p.read_text().strip() for p in Path('/proc/self/task').glob('*/comm')]\n"
+        "world = start('cpu')\ntest_training.float64_curve(world)\n"
+        "assert any('gloo' in name for name in threads())\n"
+        "world.close()\nassert not any('gloo' in name for name in threads()), threads()\n"
+    )
+    torchrun(worker, 2)
+
+
 def test_one_and_two_ranks_learn_the_same(tmp_path):
     worker, result = tmp_path / "worker.py", tmp_path / "result.json"
     worker.write_text(
