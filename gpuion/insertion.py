@@ -63,7 +63,7 @@ class Rules:
         return dataclasses.replace(self, distance=change(self.distance), gap=change(self.gap), axes=change(self.axes))
 
 
-def fill_batch(ids: Tensor, slabs: Tensor, rules: Rules) -> tuple[Tensor, Tensor]:
+def fill_batch(ids: Tensor, slabs: Tensor, rules: Rules, start: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return centres float32 [B, N, 3] and how many spheres were placed, int64 [B]; twin of `scalar.fill`.
 
     At most max(_TESTED, N + 8) pairs of a draw and a sphere are tested at once, 48 bytes each, so memory is bounded
@@ -77,18 +77,23 @@ def fill_batch(ids: Tensor, slabs: Tensor, rules: Rules) -> tuple[Tensor, Tensor
         Where each slab begins.
     rules : Rules
         On the same device.
+    start : float32 [B, M, 3], optional
+        Spheres that are there before; none if not given.
     """
+    if start is None:
+        start = slabs.new_zeros(len(ids), 0, 3, dtype=torch.float32)
     size = max(1, _TESTED // (_LEAST * (rules.n_particles + _PER_DRAW)))
     parts = [slice(first, first + size) for first in range(0, len(ids), size)]
-    done = [_fill(ids[part], slabs[part], rules[part]) for part in parts]
+    done = [_fill(ids[part], slabs[part], rules[part], start[part]) for part in parts]
     if not done:
         return slabs.new_zeros(0, rules.n_particles, 3, dtype=torch.float32), torch.zeros_like(ids)
     return torch.cat([centers for centers, _ in done]), torch.cat([placed for _, placed in done])
 
 
-def _fill(ids: Tensor, slabs: Tensor, rules: Rules) -> tuple[Tensor, Tensor]:
+def _fill(ids: Tensor, slabs: Tensor, rules: Rules, start: Tensor) -> tuple[Tensor, Tensor]:
     centers = torch.zeros(len(ids), rules.n_particles, 3, device=ids.device)
-    placed, drawn = torch.zeros_like(ids), torch.zeros_like(ids)
+    centers[:, : start.shape[1]] = start
+    placed, drawn = torch.full_like(ids, start.shape[1]), torch.zeros_like(ids)
     active = torch.arange(len(ids), device=ids.device)
     is_chained = bool((rules.distance > 0).any())
     while len(active):

@@ -29,6 +29,7 @@ class Stream(enum.IntEnum):
     AUGMENT = 8
     SPLIT = 9
     CHOICE = 10
+    THINNING = 11
 
 
 def philox(seed: int, c0: Tensor | int, c1: Tensor | int, c2: Tensor | int, c3: int) -> tuple[Tensor, ...]:
