@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
+import cases_data
 import cases_medium
 import cases_solve
 import cases_walk
@@ -11,6 +12,8 @@ CASES: dict[str, Callable[[Setting], Iterable[Row]]] = {
     "place": cases_medium.place,
     "voxelize": cases_medium.voxelize,
     "medium": cases_medium.medium,
+    "label": cases_data.label,
+    "images": cases_data.images,
     "walk": cases_walk.walk,
     "sass": cases_walk.machine_code,
     "one-percent": cases_walk.one_percent,
