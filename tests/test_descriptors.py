@@ -3,8 +3,12 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from gpuion.descriptors import clusters, nearest_distance, neighbors, percolates
+import gpuion
+from gpuion import descriptors
+from gpuion.descriptors import clusters, describe, nearest_distance, neighbors, percolates
 
 CASES = [(0, 7, 9.0), (1, 13, 7.2), (2, 13, 7.9), (3, 21, 6.2), (4, 5, 9.9)]  # near the percolation threshold
 
@@ -20,7 +24,7 @@ def replica(x, box, copies):
     return points, np.repeat(cells, len(x), 0), np.tile(np.arange(len(x)), len(cells))
 
 
-def union_find(points, cutoff):
+def union_find(points, cutoff, period=np.inf):
     parent = list(range(len(points)))
 
     def find(i):
@@ -30,7 +34,8 @@ def union_find(points, cutoff):
         return i
 
     for i, p in enumerate(points):
-        for j in np.nonzero(((points[i + 1 :] - p) ** 2).sum(-1) < cutoff**2)[0] + i + 1:
+        apart = np.abs(points[i + 1 :] - p)
+        for j in np.nonzero((np.minimum(apart, period - apart) ** 2).sum(-1) < cutoff**2)[0] + i + 1:
             parent[find(int(j))] = find(i)
     return np.array([find(i) for i in range(len(points))])
 
@@ -48,6 +53,70 @@ def brute(x, box, cutoff, copies=5):
             mine = cells[inside & (sphere == i)]
             wraps |= (mine != mine[0]).any(0)
     return together, wraps
+
+
+def wound(x, box, cutoff):
+    """Cluster partition and wrapped axes of one structure from its 3 × 3 × 3 replica, itself closed around 3 boxes.
+
+    A loop around the box leads to the next copy of its sphere: the two are one cluster of the replica. Only a loop that
+    turns three times around an axis, and around the others, too, would come back to the same copy.
+    """
+    points, cells, _ = replica(np.mod(x.double().numpy(), box), box, 3)
+    root = union_find(points, cutoff, 3 * box).reshape(27, len(x))
+    together = (root[:, None, :, None] == root[None, :, None, :]).any((0, 1))
+    cells = cells.reshape(27, len(x), 3)[:, 0]
+    same = (root[:, None] == root[None]).any(-1)  # two copies hold the same cluster's same sphere
+    return together, (same[..., None] & (cells[:, None] != cells)).any((0, 1))
+
+
+def check_against(oracle, x, box, cutoff):
+    label, wraps = clusters(x, box=box, cutoff=cutoff), percolates(x, box=box, cutoff=cutoff)
+    found = describe(x, box=box, cutoff=cutoff)
+    for b in range(len(x)):
+        together, expected = oracle(x[b], box, cutoff)
+        np.testing.assert_array_equal((label[b][:, None] == label[b]).numpy(), together)
+        assert wraps[b].tolist() == found.percolates[b].tolist() == expected.tolist()
+        sizes = sorted({tuple(row.nonzero()[0].tolist()) for row in together}, key=len, reverse=True)
+        assert found.sizes[b].tolist() == [*map(len, sizes)] + [0] * (x.shape[1] - len(sizes))
+        assert int(found.clusters[b]) == len(sizes)
+        assert float(found.largest[b]) == len(sizes[0]) / x.shape[1]
+        assert int(found.axes[b]) == sum(expected)
+    return wraps
+
+
+FAMILIES = {"random": {}, "chained": {"distance": (12.5, 13.5)}, "gapped": {"gap": 16.0, "axes": (1,)}}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("N", "box", "B"), [(27, 50.0, 6), (91, 75.0, 2)])
+def test_placed_structures_are_those_of_a_3x3x3_replica(family, N, box, B):
+    diameter = gpuion.sphere_diameter(N, box, 0.1)
+    x = gpuion.place(family, n_structures=B, n_particles=N, box=box, diameter=diameter, seed=5, **FAMILIES[family])
+    outcomes = torch.cat(
+        [check_against(wound, x, box, cutoff) for cutoff in ((12.9, 14.0, 15.1) if N < 50 else (14.0,))]
+    )
+    if family == "gapped":
+        assert not outcomes[:, 1].any()  # a slab of 16 between surfaces keeps centres 25 apart
+    elif N < 50:
+        assert outcomes.any()
+        assert not outcomes.all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(*[st.integers(0, 15)] * 3), min_size=1, max_size=12),
+    st.sampled_from([1.1, 2.5, 3.2, 4.0, 5.1, 6.5, 8.0]),
+)
+def test_spheres_on_a_grid_are_those_of_a_3x3x3_replica(points, cutoff):
+    # Coordinates 0, 1, … of a box of 16: half the box, the cutoff and coincidence are all met exactly.
+    check_against(wound, torch.tensor([points], dtype=torch.float64), 16.0, cutoff)
+
+
+@pytest.mark.parametrize(("seed", "N", "cutoff"), CASES)
+def test_both_replicas_agree(seed, N, cutoff):
+    for x in structures(seed, 3, N):
+        for of_open, of_closed in zip(brute(x, 20.0, cutoff), wound(x, 20.0, cutoff), strict=True):
+            np.testing.assert_array_equal(of_open, of_closed)
 
 
 @pytest.mark.parametrize(("seed", "N", "cutoff"), CASES)
@@ -130,6 +199,19 @@ def test_nearest_distance_is_that_of_all_images():
         apart[np.arange(9), np.nonzero(middle)[0]] = np.inf
         assert sphere[middle].tolist() == list(range(9))
         np.testing.assert_allclose(found[b], apart.min(-1), rtol=0, atol=1e-13)  # as above
+
+
+def test_a_description_is_the_same_in_any_batch(monkeypatch):
+    x = structures(7, 9, 13)
+    whole = describe(x, box=20.0, cutoff=7.0)
+    assert torch.equal(whole.nearest, nearest_distance(x, box=20.0).mean(-1))
+    monkeypatch.setattr(descriptors, "_CHUNK", 2 * 13**2 + 1)  # two structures at a time
+    for some, part in ((x, slice(None)), (x[4:5], slice(4, 5))):
+        found = describe(some, box=20.0, cutoff=7.0)
+        for name in ("nearest", "sizes", "percolates", "clusters", "largest", "axes"):
+            assert torch.equal(getattr(found, name), getattr(whole, name)[part])
+    with pytest.raises(ValueError, match="box / 2"):
+        describe(x, box=20.0)  # 14 is more than half this box
 
 
 def test_a_sphere_alone_sees_its_own_image():
