@@ -36,8 +36,8 @@ def families(groups: Mapping[str, np.ndarray], *, best: float, worst: float) -> 
     best, worst : float
         The extremes of the original data.
     """
-    with _style():
-        figure, axes = _figure(7.4, 0.9 + 0.42 * len(groups))
+    with style():
+        figure, axes = figure_of(7.4, 0.9 + 0.42 * len(groups))
         for row, (name, D) in enumerate(groups.items()):
             color = UP if name == "annealed-max" else DOWN if name == "annealed-min" else GRAY
             # A golden-ratio sequence spreads the points evenly without chance.
@@ -67,8 +67,8 @@ def parity(groups: Mapping[str, Points], *, title: str, limits: tuple[float, flo
     limits : (float, float)
         Of both axes, so that panels compare.
     """
-    with _style():
-        figure, axes = _figure(4.5, 4.4)
+    with style():
+        figure, axes = figure_of(4.5, 4.4)
         axes.plot(limits, limits, color=GRAY, lw=1, zorder=1)
         for (name, (true, predicted, color)), marker in zip(groups.items(), "o^sDv", strict=False):
             axes.plot(
@@ -79,7 +79,7 @@ def parity(groups: Mapping[str, Points], *, title: str, limits: tuple[float, flo
         axes.set_xlim(limits)
         axes.set_ylim(limits)
         axes.set_aspect("equal")
-        _legend(axes, loc="upper left")
+        legend(axes, loc="upper left")
         return figure
 
 
@@ -95,8 +95,8 @@ def trace(runs: Mapping[str, np.ndarray], *, title: str, label: str, marks: Mapp
     marks : mapping of str to float, optional
         Texts of horizontal lines and where they lie.
     """
-    with _style():
-        figure, axes = _figure(4.5, 3.5)
+    with style():
+        figure, axes = figure_of(4.5, 3.5)
         names = {"max": ("maximising", UP), "min": ("minimising", DOWN)}
         for direction, values in runs.items():
             text, color = names[direction]
@@ -114,7 +114,7 @@ def trace(runs: Mapping[str, np.ndarray], *, title: str, label: str, marks: Mapp
         axes.set(title=title, xlabel="cycle", ylabel=label)
         axes.set_ylim(bottom=0)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        _legend(axes, loc="best")
+        legend(axes, loc="best")
         return figure
 
 
@@ -130,8 +130,8 @@ def walks(exact: np.ndarray, walk: np.ndarray, error: np.ndarray, settled: np.nd
     label : str
         Legend text of the settled ones.
     """
-    with _style():
-        figure, axes = _figure(4.5, 4.4)
+    with style():
+        figure, axes = figure_of(4.5, 4.4)
         top = 1.05 * float(max(exact.max(), (walk + error).max()))
         axes.plot([0, top], [0, top], color=GRAY, lw=1, zorder=1)
         for chosen, face, text in ((settled, BLUE, label), (~settled, "white", "not settled")):
@@ -144,7 +144,7 @@ def walks(exact: np.ndarray, walk: np.ndarray, error: np.ndarray, settled: np.nd
         axes.set_ylabel("random walk $D_{aa}$  (units of $D_{ref}$)")
         axes.set_xlim(0, top)
         axes.set_ylim(min(0.0, float((walk - error).min())), top)
-        _legend(axes, loc="upper left")
+        legend(axes, loc="upper left")
         return figure
 
 
@@ -167,8 +167,8 @@ def plateau(
     exact : float [3], optional
         What the exact solve says, as lines.
     """
-    with _style():
-        figure, axes = _figure(5.4, 4.0)
+    with style():
+        figure, axes = figure_of(5.4, 4.0)
         for axis, color in enumerate((BLUE, RED, GREEN)):
             shift = 1.04 ** (axis - 1)  # side by side, so that error bars do not hide each other
             axes.errorbar(
@@ -188,7 +188,7 @@ def plateau(
         axes.set(title="Slope of the mean squared displacement", xlabel="lag  (voxel² / $D_{ref}$)")
         axes.set_ylabel("½ d⟨r²⟩/dt per axis  (units of $D_{ref}$)")
         axes.set_ylim(bottom=min(0.0, float((slopes - errors).min())))
-        _legend(axes, loc="best")
+        legend(axes, loc="best")
         return figure
 
 
@@ -218,14 +218,14 @@ def require() -> None:
         raise ImportError("figures need matplotlib; install it with: pip install gpuion[plot]") from None
 
 
-def _style() -> Any:
+def style() -> Any:
     require()
     from matplotlib import rc_context
 
     return rc_context(_STYLE)
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+def figure_of(width: float, height: float) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -238,7 +238,7 @@ def _alpha(count: int) -> float:
     return float(np.clip(30 / max(count, 1) ** 0.5, 0.25, 0.75))
 
 
-def _legend(axes: Any, loc: str) -> None:
+def legend(axes: Any, loc: str) -> None:
     """Add a legend on a light ground, so that points behind it do not hide it."""
     axes.legend(loc=loc, frameon=True, framealpha=0.85, edgecolor="none", handletextpad=0.4)
 
