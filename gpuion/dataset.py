@@ -63,6 +63,8 @@ class Dataset:
         Whether the label, and the walk beside an exact label, settled.
     diffusivity_kmc, standard_error_kmc : float64 [n, 3], optional
         The walk's answer beside an exact label.
+    z_score : float64 [n, 3], optional
+        (walk − exact) over their errors in quadrature; NaN where either did not settle.
     predicted : float64 [n], optional
         D* that the surrogate predicted while annealing; NaN where none did.
     chain, cycle : int64 [n], optional
@@ -87,6 +89,7 @@ class Dataset:
     diffusivity_kmc: Tensor | None = None
     standard_error_kmc: Tensor | None = None
     converged_kmc: Tensor | None = None
+    z_score: Tensor | None = None
     predicted: Tensor | None = None
     chain: Tensor | None = None
     cycle: Tensor | None = None
@@ -161,7 +164,8 @@ def write_shard(path: str | Path, data: Dataset, *, seed: int, config: dict[str,
         "seed": np.uint64(seed),
         "config": json.dumps(config or {}),
         "model": json.dumps(dataclasses.asdict(data.model)),
-        "commit": made_by["commit"],
+        "commit": made_by.pop("commit"),
+        "machine": made_by.pop("machine"),
         "versions": json.dumps(made_by),
     }
     if not math.isnan(data.d_reference):
