@@ -69,11 +69,12 @@ def test_the_error_of_a_label_of_nothing_is_that_of_the_bounds_scale():
 
 
 def test_z_scores_hold_both_errors_and_are_nan_where_either_did_not_settle():
-    row = torch.tensor([[0.20, 0.20, 0.0]], dtype=torch.float64)
+    def rows(*values):
+        return torch.tensor([values], dtype=torch.float64).repeat(3, 1)
+
     labels = Labels(
-        diffusivity=row.repeat(3, 1), standard_error=torch.tensor([[0.003, 0.0, 0.0]], dtype=torch.float64).repeat(3, 1),
-        diffusivity_kmc=row.repeat(3, 1) + torch.tensor([0.01, -0.01, 0.0]).double(),
-        standard_error_kmc=torch.tensor([[0.004, 0.002, 0.0]], dtype=torch.float64).repeat(3, 1),
+        diffusivity=rows(0.2, 0.2, 0.0), standard_error=rows(0.003, 0.0, 0.0),
+        diffusivity_kmc=rows(0.21, 0.19, 0.0), standard_error_kmc=rows(0.004, 0.002, 0.0),
         converged=torch.tensor([True, True, False]), converged_kmc=torch.tensor([True, False, True]),
     )  # fmt: skip
     z = deviation(labels)
