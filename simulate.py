@@ -4,8 +4,10 @@
     torchrun --nproc-per-node 8 simulate.py --preset paper --out runs/data
 
 --structures takes a part of the design in which all families keep their shares; a smaller part lies within a
-larger one. A structure is a function of seed and number alone, so any number of processes, stopped and
-started again, ends in the same files.
+larger one. A structure is a function of seed and number alone, so any number of processes, stopped, killed and
+started again, ends in the same files; a kill loses the batch in flight. Machines that do not know of each other take
+--part 1/3, 2/3 and 3/3, and `python -m gpuion.dataset merge` makes the same data of their folders. With --method both,
+the exit code is 3 if walk and exact solve disagree by more than 4σ for any structure.
 """
 
 if __name__ == "__main__":  # before torch, which takes seconds to load: a stop meanwhile is one line, too
@@ -17,6 +19,7 @@ import dataclasses
 import math
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +29,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 import gpuion
-from gpuion import dataset, files, timing
+from gpuion import dataset, files, timing, work
 from gpuion.config import option, parse
 from gpuion.design import Design, arrange, choose
 from gpuion.distributed import start
-from gpuion.errors import ConfigError, run_script
-from gpuion.labeling import label
+from gpuion.errors import ConfigError, fail, run_script
+from gpuion.labeling import Labels, beyond, label
 from gpuion.medium import whole
 from gpuion.shards import METHODS, is_whole
 
@@ -56,7 +59,8 @@ class Config:
     method: str = option("exact", "exact solve, random walk (kmc), or both", choices=METHODS)
     tolerance: float = option(1e-3, "relative error of the exact solve")
     walkers: int = option(10_000, "walkers a structure, for kmc")
-    time: float = option(12_000.0, "time that they walk, voxel² over bulk diffusivity")
+    time: float | str = option(12_000.0, "time that they walk, voxel² over bulk diffusivity, or auto", words=("auto",))
+    rtol: float = option(0.02, "with --time auto, relative error of the walks' mean D")
     particles: int = option(27, "spheres a structure")
     box: float = option(50.0, "edge of the periodic cube, voxels")
     volume_fraction: float = option(0.1, "volume fraction of the spheres")
@@ -68,6 +72,7 @@ class Config:
     gapped_widths: tuple[Any, ...] = option(WIDTHS, "slab widths on one, two, three axes, voxels", file_only=True)
     shard: int = option(64, "structures a shard")
     batch: int = option(4, "structures labelled together", identity=False)
+    part: str = option("", "k/m: make every m-th shard from the k-th, on one of m machines")
     seed: int = option(0, "seed of all random numbers")
     device: str = option("auto", "auto, cpu or cuda", identity=False)
 
@@ -75,29 +80,32 @@ class Config:
 def main() -> None:
     """Place, label, write, report."""
     config = parse(Config, Path(__file__).parent, __doc__ or "")
-    design, numbers = check(config)
+    design, shards = check(config)
     world = start(config.device)
     files.claim_folder(config.out, "simulate", config, world)
-    paths = {config.out / f"shard-{k:05d}.h5": ids for k, ids in enumerate(numbers.split(config.shard))}
-    mine = list(paths.items())[world.rank :: world.size]
-    todo = [(path, ids) for path, ids in mine if not is_whole(path, ids.numpy())]
-    count, began = sum(len(ids) for _, ids in todo), time.perf_counter()
-    with tqdm(total=count, unit=" structures", disable=None if world.is_main else True) as bar:
+    ours = [(config.out / f"shard-{k:05d}.h5", ids) for k, ids in shards]
+    todo = [(path, ids) for path, ids in ours[world.rank :: world.size] if not is_whole(path, ids.numpy())]
+    count, began, name = 0, time.perf_counter(), f"rank 0 of {world.size}" if world.size > 1 else None
+    total, quiet = sum(len(ids) for _, ids in todo), None if world.is_main else True
+    with tqdm(total=total, desc=name, unit=" structures", disable=quiet) as bar:
         for path, ids in todo:
-            make_shard(path, ids, config, design, device=world.device, bar=bar)
+            count += make_shard(path, ids, config, design, device=world.device, bar=bar)
     timing.tell(config.out, "simulate", count=count, unit="structures", began=began, world=world)
-    if world.is_main:
-        report(config, list(paths))
+    problem = report(config, [path for path, _ in ours]) if world.is_main else ""
     world.close()
+    if problem:
+        fail(problem, 3)
 
 
-def check(config: Config) -> tuple[Design, Tensor]:
-    """Return the design and the numbers of the structures to make, or say what is wrong before any work."""
+def check(config: Config) -> tuple[Design, Sequence[tuple[int, Tensor]]]:
+    """Return the design and the shards to make: number and structures. Say what is wrong before any work."""
     for name, low in {"shard": 1, "batch": 1, "seed": 0, "walkers": 2}.items():
         if getattr(config, name) < low:
             raise ConfigError(f"{name} must be at least {low}, got {getattr(config, name)}")
-    if not 0 < config.tolerance < 1 or not (config.time > 0 and math.isfinite(config.time)):
-        raise ConfigError(f"tolerance must lie in (0, 1), time above 0; got {config.tolerance} and {config.time}")
+    if not 0 < config.tolerance < 1 or not 0 < config.rtol < 1:
+        raise ConfigError(f"tolerance and rtol must lie in (0, 1), got {config.tolerance} and {config.rtol}")
+    if not isinstance(config.time, str) and not (config.time > 0 and math.isfinite(config.time)):
+        raise ConfigError(f"time must be above 0, or auto, got {config.time}")
     whole(config.box, config.sites_per_voxel, "sites per voxel")
     whole(config.box, 1, "voxels")
     design = Design(
@@ -106,51 +114,65 @@ def check(config: Config) -> tuple[Design, Tensor]:
         random=config.random, chained=config.chained, gapped=config.gapped,
         ranges=config.chained_ranges, widths=config.gapped_widths, seed=config.seed,
     )  # fmt: skip
-    return design, torch.tensor(choose(design, config.structures))
+    numbers = torch.tensor(choose(design, config.structures))
+    return design, work.share(list(enumerate(numbers.split(config.shard))), config.part)
 
 
-def make_shard(path: Path, ids: Tensor, config: Config, design: Design, *, device: torch.device, bar: Any) -> None:
-    """Place, label and write the structures of one shard."""
-    centers, parts = arrange(design, ids.tolist(), device), []
-    for some, numbers in zip(centers.split(config.batch), ids.split(config.batch), strict=True):
-        labels = label(
+def make_shard(path: Path, ids: Tensor, config: Config, design: Design, *, device: torch.device, bar: Any) -> int:
+    """Place, label and write the structures of one shard; return how many were labelled now."""
+    centers, before = arrange(design, ids.tolist(), device), bar.total
+    made_as = files.identity(dataclasses.replace(config, part=""))  # a shard is the same in whichever part
+
+    def solve(some: Tensor, numbers: Tensor) -> Labels:
+        return label(
             some, box=design.box, diameter=design.diameter, sites_per_voxel=config.sites_per_voxel,
             method=config.method, tolerance=config.tolerance, walkers=config.walkers, time=config.time,
-            seed=config.seed, ids=numbers.to(device),
+            rtol=config.rtol, seed=config.seed, ids=numbers.to(device),
         )  # fmt: skip
-        parts.append(vars(labels))
-        bar.update(len(some))
+
+    def tell(made: int, found: int) -> None:
+        bar.total -= found
+        bar.update(made)
+
+    mark = files.fingerprint(made_as)
+    labels = work.label_shard(path, centers, ids, config.batch, solve, tell, mark=mark)
     cases = [design.case(number) for number in ids.tolist()]
     nan = math.nan
     data = gpuion.Dataset(
         centers=centers.cpu(), id=ids, family=np.array([case.family for case in cases]),
-        **{name: torch.cat([part[name] for part in parts]) for name, x in parts[0].items() if x is not None},
+        **vars(labels),
         distance=torch.tensor([case.distance or (nan, nan) for case in cases], dtype=torch.float64),
         gap=torch.tensor([case.gap or nan for case in cases], dtype=torch.float64),
         axes=torch.tensor([[axis in (case.axes or ()) for axis in range(3)] for case in cases]),
         box=design.box, diameter=design.diameter, sites_per_voxel=config.sites_per_voxel,
         method=config.method,
     )  # fmt: skip
-    dataset.write_shard(path, data, seed=config.seed, config=files.identity(config))
+    dataset.write_shard(path, data, seed=config.seed, config=made_as)
+    work.drop(path)
+    return len(ids) - (before - bar.total)
 
 
-def report(config: Config, paths: list[Path]) -> None:
-    """Write dataset.json and print what the data is like."""
+def report(config: Config, paths: list[Path]) -> str:
+    """Write dataset.json and print what the data is like; return what is wrong with it, if anything."""
     data = dataset.merge([(path, dataset.read_shard(path)) for path in paths])
     dataset.write_summary(config.out, data)
     print(f"{'family':<10}{'count':>7}{'mean D':>10}{'min D':>10}{'max D':>10}")
     for family in [*dict.fromkeys(sorted(data.family)), "all"]:
         D = data.mean_diffusivity[torch.from_numpy((data.family == family) | (family == "all"))]
         print(f"{family:<10}{len(D):>7}{float(D.mean()):>10.4f}{float(D.min()):>10.4f}{float(D.max()):>10.4f}")
-    if data.diffusivity_kmc is not None and data.standard_error_kmc is not None:
-        z = (data.diffusivity_kmc - data.diffusivity) / data.standard_error_kmc
-        z = z if data.converged_kmc is None else z[data.converged_kmc]
-        print(f"|z| > 4 between settled walk and exact solve: {int((z.abs() > 4).sum())} of {z.numel()}")
     for name, flag in (("labels", data.converged), ("walks", data.converged_kmc)):
         if flag is not None and not flag.all():
             lost = data.id[~flag].tolist()
             print(f"warning: {len(lost)} {name} did not converge, of ids {lost[:5]} …", file=sys.stderr)
+    for path in paths:
+        work.drop(path)  # of a run that was killed between writing the shard and this
     print(f"{len(data)} structures in {config.out}")
+    if data.z_score is None:
+        return ""
+    far, settled, chance = beyond(data.z_score)
+    line = f"{int(far.sum())} of {settled} settled structures have walk and exact solve more than 4σ apart"
+    print(f"{line} (chance: {chance:.2g})")
+    return f"{line}, of ids {data.id[far].tolist()[:5]} …; the data are written" if far.any() else ""
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@
     torchrun --nproc-per-node 8 train.py --preset paper --data runs/data --out runs/model
     python train.py --data runs/data runs/annealed --checkpoint runs/model/surrogate.pt --out runs/retrained
 
-Each folder is split 60/20/20. The first folder's test part is the test set, whatever else is added and whatever
-the seed; the others' training and validation parts join in, their test parts are measured apart. Run again after
-a stop, the same command goes on from the last epoch and ends, on a CPU with as many threads, with the same weights.
+Each folder is split as its split.json says (python -m gpuion.dataset split), else 60/20/20. The first folder's test
+part is the test set, whatever else is added and whatever the seed; the others' training and validation parts join in,
+their test parts are measured apart. Run again after a stop, the same command goes on from the last epoch and ends, on
+a CPU with as many threads, with the same weights.
 """
 
 if __name__ == "__main__":  # before torch, which takes seconds to load: a stop meanwhile is one line, too

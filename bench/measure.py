@@ -197,7 +197,7 @@ def machine(setting: Setting) -> dict[str, Any]:
     """Return what the numbers depend on."""
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
     return {
-        "cpu": _cpu(),
+        "cpu": files.processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "gpu": gpu,
@@ -211,12 +211,3 @@ def machine(setting: Setting) -> dict[str, Any]:
         "commit": files.provenance()["commit"],
         "command": " ".join(["python", *sys.argv]),
     }
-
-
-def _cpu() -> str:
-    """Return the processor's model."""
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf8") as lines:  # noqa: PTH123
-        for line in lines:
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

@@ -26,7 +26,8 @@ def option(default: Any, text: str, **metadata: Any) -> Any:
     """Declare a configuration field: its default, its help text, and what `parse` should know of it.
 
     Metadata: `identity=False` if the value does not change the result; `file_only=True` if there is no flag;
-    `flags={"--flag": value}` for flags that set the field to a constant; `choices=(…)`.
+    `flags={"--flag": value}` for flags that set the field to a constant; `choices=(…)`; `words=(…)` that a number's
+    field takes, too.
     """
     return dataclasses.field(default=default, metadata={"help": text, **metadata})
 
@@ -118,8 +119,20 @@ def _add_flag(parser: argparse.ArgumentParser, field: Any, kind: Any) -> None:
     elif typing.get_origin(kind) is tuple:
         options |= {"nargs": "+", "type": typing.get_args(kind)[0], "action": _Tuple}
     else:
-        options |= {"type": kind, "choices": field.metadata.get("choices")}
+        options |= {"type": _reader(kind, field.metadata.get("words")), "choices": field.metadata.get("choices")}
     parser.add_argument("--" + field.name.replace("_", "-"), **options)
+
+
+def _reader(kind: Any, words: tuple[str, ...] | None) -> Any:
+    """Return what makes a value of an argument's text; argparse calls it by its name in errors."""
+    if not words:
+        return kind
+
+    def read(text: str) -> Any:
+        return text if text in words else kind(text)
+
+    read.__name__ = " or ".join([kind.__name__, *words])
+    return read
 
 
 class _Tuple(argparse.Action):
@@ -163,6 +176,11 @@ def _nearest(name: str, names: Iterable[str]) -> str:
 
 
 def _checked(value: Any, field: Any, kind: Any, where: str) -> Any:
+    words = field.metadata.get("words", ())
+    if words and isinstance(value, str):
+        if value not in words:
+            raise ConfigError(f"{where} should be {' or '.join([_plain(kind).__name__, *words])}, found {value!r}")
+        return value
     value = _cast(value, _plain(kind), where)
     choices = field.metadata.get("choices")
     if choices and value not in choices:

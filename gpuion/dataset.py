@@ -23,11 +23,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpuion import files, record, shards
+from gpuion import files, record, shards, splits
 from gpuion.errors import DatasetError
 from gpuion.medium import TransportModel
 from gpuion.splits import split  # noqa: F401, a name of this module
 
+_COLUMNS = (*shards.FIELDS, "part")
 _SHARED = ("box", "diameter", "sites_per_voxel", "model")  # by all parts of a merged set
 
 
@@ -63,10 +64,14 @@ class Dataset:
         Whether the label, and the walk beside an exact label, settled.
     diffusivity_kmc, standard_error_kmc : float64 [n, 3], optional
         The walk's answer beside an exact label.
+    z_score : float64 [n, 3], optional
+        (walk − exact) over their errors in quadrature; NaN where either did not settle.
     predicted : float64 [n], optional
         D* that the surrogate predicted while annealing; NaN where none did.
     chain, cycle : int64 [n], optional
         Where in the annealing the structure was met.
+    part : numpy array of str [n], optional
+        train, validation or test, if the folder has a `split.json`; a shard does not hold it.
     """
 
     centers: Tensor
@@ -87,9 +92,11 @@ class Dataset:
     diffusivity_kmc: Tensor | None = None
     standard_error_kmc: Tensor | None = None
     converged_kmc: Tensor | None = None
+    z_score: Tensor | None = None
     predicted: Tensor | None = None
     chain: Tensor | None = None
     cycle: Tensor | None = None
+    part: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Return the number of structures."""
@@ -113,8 +120,9 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of structures, labels, cell and unit of D*."""
+        """SHA-256 of structures, labels, cell, unit of D* and split."""
         held = {name: getattr(self, name) for name in (*shards.FIELDS, *_SHARED, "d_reference")}
+        held |= {} if self.part is None else {"part": self.part}
         return files.fingerprint(held | {"model": dataclasses.asdict(self.model)})
 
     def subset(self, index: Any) -> "Dataset":
@@ -127,7 +135,7 @@ class Dataset:
         return self._each(lambda x: x if isinstance(x, np.ndarray) else x.to(device))
 
     def _each(self, change: Callable[[Any], Any]) -> "Dataset":
-        fields = {name: getattr(self, name) for name in shards.FIELDS}
+        fields = {name: getattr(self, name) for name in _COLUMNS}
         return dataclasses.replace(self, **{name: change(x) for name, x in fields.items() if x is not None})
 
 
@@ -161,7 +169,8 @@ def write_shard(path: str | Path, data: Dataset, *, seed: int, config: dict[str,
         "seed": np.uint64(seed),
         "config": json.dumps(config or {}),
         "model": json.dumps(dataclasses.asdict(data.model)),
-        "commit": made_by["commit"],
+        "commit": made_by.pop("commit"),
+        "machine": made_by.pop("machine"),
         "versions": json.dumps(made_by),
     }
     if not math.isnan(data.d_reference):
@@ -183,8 +192,9 @@ def read_shard(path: str | Path) -> Dataset:
     arrays, attributes = shards.read(Path(path))
     family = arrays.pop("family")
     tensors = {name: torch.from_numpy(x) for name, x in arrays.items()}
+    fields: dict[str, Any] = {name: x.bool() if x.dtype is torch.uint8 else x for name, x in tensors.items()}
     return Dataset(
-        **{name: x.bool() if x.dtype is torch.uint8 else x for name, x in tensors.items()},
+        **fields,
         family=family,
         box=float(attributes["box"]),
         diameter=float(attributes["diameter"]),
@@ -237,7 +247,7 @@ def merge(parts: Sequence[tuple[Path, Dataset]]) -> Dataset:
         for name, expected, found in pairs:
             if expected != found:
                 raise DatasetError(f"{path}: {name}: expected {expected} as in {home}, found {found}")
-    columns = {name: [getattr(part, name) for _, part in parts] for name in shards.FIELDS}
+    columns = {name: [getattr(part, name) for _, part in parts] for name in _COLUMNS}
     methods = {part.method for _, part in parts}
     return dataclasses.replace(
         first,
@@ -279,15 +289,19 @@ def _open(path: Path) -> list[tuple[Path, Dataset]]:
         raise DatasetError(f"{path}: expected shard-*.h5 files, found none; give the --out of simulate.py")
     parts = [(p, read_shard(p)) for p in paths]
     home = path if path.is_dir() else path.parent
-    if not (home / record.NAME).exists():
-        if path.is_dir() and (path / "run.json").exists():
-            raise DatasetError(f"{path}: {record.NAME}: expected in a finished run, found none; run its command again")
+    if (home / record.NAME).exists():
+        reference, count = record.read(home)
+        found = sum(len(part) for _, part in parts)
+        if path.is_dir() and found != count:
+            raise DatasetError(f"{home / record.NAME}: n_structures: expected {count} in the shards, found {found}")
+        parts = [(p, dataclasses.replace(part, d_reference=reference)) for p, part in parts]
+    elif path.is_dir() and (path / "run.json").exists():
+        raise DatasetError(f"{path}: {record.NAME}: expected in a finished run, found none; run its command again")
+    held = splits.read(home, merge(parts)) if path.is_dir() else None
+    if held is None:
         return parts
-    reference, count = record.read(home)
-    found = sum(len(part) for _, part in parts)
-    if path.is_dir() and found != count:
-        raise DatasetError(f"{home / record.NAME}: n_structures: expected {count} in the shards, found {found}")
-    return [(p, dataclasses.replace(part, d_reference=reference)) for p, part in parts]
+    ends = np.cumsum([len(part) for _, part in parts])[:-1]
+    return [(p, dataclasses.replace(x, part=y)) for (p, x), y in zip(parts, np.split(held[0], ends), strict=True)]
 
 
 if __name__ == "__main__":

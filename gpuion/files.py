@@ -45,16 +45,30 @@ def write_json(path: Path, value: object) -> None:
         partial.write_text(json.dumps(value, indent=2) + "\n")
 
 
-@functools.cache
 def provenance() -> dict[str, str]:
-    """Return what made a result: versions of gpuion and what it stands on, git commit, machine."""
+    """Return what made a result: versions of gpuion and what it stands on, git commit, machine.
+
+    The machine is its processor, the number of its cores and, once this process uses one, the GPU: the same on all
+    ranks of one machine.
+    """
+    gpu = [torch.cuda.get_device_name()] if torch.cuda.is_initialized() else []
+    return _software() | {"machine": ", ".join([processor(), f"{os.cpu_count()} cores", *gpu])}
+
+
+@functools.cache
+def _software() -> dict[str, str]:
     versions = {"gpuion": gpuion.__version__, "torch": torch.__version__, "numpy": np.__version__}
-    return {
-        **versions,
-        "python": platform.python_version(),
-        "commit": _commit(),
-        "machine": platform.machine(),
-    }
+    return versions | {"python": platform.python_version(), "commit": _commit()}
+
+
+@functools.cache
+def processor() -> str:
+    """Return the model of the processor."""
+    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf8") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def _commit(package: Path = Path(__file__).parent) -> str:

@@ -4,7 +4,9 @@ Legend: B structures, N particles. Lengths in voxels, diffusivities in units of 
 """
 
 import dataclasses
+import math
 
+import torch
 from torch import Tensor
 
 from gpuion.homogenization import homogenize
@@ -23,12 +25,13 @@ class Labels:
     diffusivity_kmc: Tensor | None = None
     standard_error_kmc: Tensor | None = None
     converged_kmc: Tensor | None = None
+    z_score: Tensor | None = None
 
 
 def label(
     centers: Tensor, *, box: float, diameter: float, sites_per_voxel: int = 1,
     model: TransportModel | None = None, method: str = "exact", tolerance: float = 1e-3,
-    walkers: int = 10_000, time: float = 12_000.0, seed: int = 0, ids: Tensor | None = None,
+    walkers: int = 10_000, time: float | str = 12_000.0, rtol: float = 0.02, seed: int = 0, ids: Tensor | None = None,
 ) -> Labels:  # fmt: skip
     """Return the diffusivities of structures, by the exact solve, by random walks or by both.
 
@@ -39,17 +42,17 @@ def label(
     box, diameter, sites_per_voxel, model
         As for `electrolyte`.
     method : {"exact", "kmc", "both"}
-        With "both" the exact solve is the label and the walk stands beside it.
+        With "both" the exact solve is the label and the walk stands beside it, with the z-scores of their difference.
     tolerance : float
         Relative error of the exact solve.
-    walkers, time, seed, ids
-        As for `walk`.
+    walkers, time, rtol, seed, ids
+        As for `walk`; time="auto" goes on until the mean is known to `rtol`.
 
     Returns
     -------
     Labels
         The error of an exact label is `HomogenizationResult.error` times `.scale`: never below 1e-6 of the Voigt
-        bound times that relative error, even where nothing gets through.
+        bound times that relative error, even where nothing gets through. For `z_score` see `deviation`.
 
     Raises
     ------
@@ -71,11 +74,36 @@ def label(
             "converged": solution.converged,
         }
     if method != "exact":
-        run = walk(medium, walkers=walkers, time=time, seed=seed, ids=ids)
+        run = walk(medium, walkers=walkers, time=time, rtol=rtol, seed=seed, ids=ids)
         walked = {
             "diffusivity": run.diffusivity,
             "standard_error": run.standard_error,
             "converged": run.converged,
         }
         fields |= {name + "_kmc" * (method == "both"): x for name, x in walked.items()}
-    return Labels(**{name: x.cpu() for name, x in fields.items()})
+    labels = Labels(**{name: x.cpu() for name, x in fields.items()})
+    return dataclasses.replace(labels, z_score=deviation(labels)) if method == "both" else labels
+
+
+def beyond(z_score: Tensor, limit: float = 4.0) -> tuple[Tensor, int, float]:
+    """Return which structures have |z| > limit along an axis, bool [B], how many settled, how many chance puts there.
+
+    Chance is that of normal errors: of 8192 structures, 1.6 lie beyond 4σ along one of three axes or more.
+    """
+    settled = int((~z_score.isnan()).all(-1).sum())
+    return (z_score.abs() > limit).any(-1), settled, 3 * settled * math.erfc(limit / math.sqrt(2))
+
+
+def deviation(labels: Labels) -> Tensor:
+    """Return z = (D_walk − D_exact) / √(s_walk² + s_exact²) of each axis, float64 [B, 3]; NaN if either is unsettled.
+
+    The exact solve's error counts as a standard error, though it is an estimate of what its D is too high at most, by
+    the tolerance: next to a walk to 2% a solve to 0.5% widens the sum by 3%, and next to one as good as the solve it
+    keeps the stop of the iteration from passing for a disagreement. Where neither lets anything through, z is 0.
+    """
+    assert labels.diffusivity_kmc is not None
+    assert labels.standard_error_kmc is not None
+    assert labels.converged_kmc is not None
+    error = labels.standard_error_kmc.hypot(labels.standard_error).clamp_min(1e-300)
+    z = (labels.diffusivity_kmc - labels.diffusivity) / error
+    return z.masked_fill(~(labels.converged & labels.converged_kmc)[:, None], torch.nan)

@@ -1,17 +1,28 @@
-"""Look at data sets and put them together, from the command line.
+"""Look at data sets, put them together and fix which structures test a network, from the command line.
 
 python -m gpuion.dataset info runs/data
 python -m gpuion.dataset merge runs/round-1 runs/round-2 --out runs/annealed
+python -m gpuion.dataset merge runs/part-1 runs/part-2 --out runs/data
+python -m gpuion.dataset split runs/data --stratify family
+
+Folders that hold all parts of one run (simulate.py --part) become the very files of that run without parts, whatever
+their order; others follow each other.
 """
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
-from gpuion import files
+import numpy as np
+
+from gpuion import files, splits
 from gpuion.config import Parser
-from gpuion.dataset import open_dataset, write_summary
-from gpuion.errors import run_script
+from gpuion.dataset import Dataset, open_dataset, write_summary
+from gpuion.description import info
+from gpuion.errors import DatasetError, run_script
+from gpuion.work import parse_part
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,36 +35,74 @@ class _Merge:
 def merge(sources: list[Path], out: Path) -> int:
     """Copy the shards of some data sets into one folder, in order; return the number of structures.
 
+    The shards of all parts of one run keep their names, and the unit of D* is the run's; else the unit is the first
+    one's, and if each has a split, that of the whole is made of those.
+
     Raises
     ------
     DatasetError
-        If one is missing, damaged or made of other cells than the first.
+        If one is missing, damaged or made of other cells than the first, or not all parts of a run are there.
     ConfigError
         If the folder holds something else.
     """
+    are_parts = _are_parts(sources)
     data = open_dataset(list(sources))
     files.claim_folder(out, "merge", _Merge(sources=tuple(str(source) for source in sources)))
     shards = [shard for s in sources for shard in (sorted(s.glob("shard-*.h5")) if s.is_dir() else [s])]
-    (out / "dataset.json").unlink(missing_ok=True)
-    for old in out.glob("shard-*.h5"):
-        old.unlink()
+    for old in ("dataset.json", splits.NAME):
+        (out / old).unlink(missing_ok=True)
+    for shard in out.glob("shard-*.h5"):
+        shard.unlink()
     for number, shard in enumerate(shards):
-        with files.atomic(out / f"shard-{number:05d}.h5") as partial:
+        with files.atomic(out / (shard.name if are_parts else f"shard-{number:05d}.h5")) as partial:
             shutil.copyfile(shard, partial)
-    write_summary(out, data)
+    write_summary(out, dataclasses.replace(data, d_reference=np.nan) if are_parts else data)
+    if data.part is not None and not are_parts:
+        splits.write(out, data, data.part, {"merged": [str(source) for source in sources]})
+    elif any((s / splits.NAME).exists() for s in sources if s.is_dir()):
+        print("their splits are left behind; `python -m gpuion.dataset split` makes one of the whole")
     return len(data)
 
 
-def info(source: Path) -> None:
-    """Print what a data set holds, a line a family."""
-    data = open_dataset(source)
-    print(f"{len(data)} structures of {data.centers.shape[1]} spheres, diameter {data.diameter:.6g}, box {data.box:g}")
-    print(f"labels: {data.method}, {data.sites_per_voxel} sites a voxel; D of D* = 1 is {data.d_reference:.6g}")
-    for family in sorted(set(data.family)):
-        D = data.subset(data.family == family).mean_diffusivity
-        print(
-            f"{family:<14}{len(D):>6}   D from {float(D.min()):.4f} to {float(D.max()):.4f}, mean {float(D.mean()):.4f}"
-        )
+def _are_parts(sources: list[Path]) -> bool:
+    """Return whether these are all parts of one run of simulate.py; some of them only are refused."""
+    runs = [_run(source) for source in sources]
+    names = [run.pop("part", "") for run in runs]
+    if not all(names) or any(run != runs[0] for run in runs):
+        return False
+    parts = [parse_part(name) for name in names]
+    total = parts[0][1]
+    if sorted(parts) != [(k, total) for k in range(1, total + 1)]:
+        raise DatasetError(f"expected each of the {total} parts of a run once, found {', '.join(sorted(names))}")
+    return True
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    try:
+        run = json.loads((folder / "run.json").read_text())
+        return dict(run["config"]) if run["script"] == "simulate" else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def split(source: Path, seed: int, fractions: tuple[float, float, float], stratify: str) -> np.ndarray:
+    """Fix which structures of a data set train, choose and test networks; return the part of each, str [n].
+
+    Raises
+    ------
+    ValueError
+        For fractions that are negative or do not add up to 1.
+    DatasetError
+        If the folder is no data set, or too small.
+    ConfigError
+        If it has another split already.
+    """
+    if not source.is_dir():
+        raise DatasetError(f"{source}: expected a folder of shards, found none; a split belongs to a folder")
+    data: Dataset = open_dataset(source)
+    part = splits.assign(data, seed, fractions, stratify)
+    splits.write(source, data, part, {"seed": seed, "fractions": list(fractions), "stratify": stratify})
+    return part
 
 
 def main() -> None:
@@ -65,11 +114,22 @@ def main() -> None:
     merged = commands.add_parser("merge", help="copy several data sets into one folder")
     merged.add_argument("sources", type=Path, nargs="+")
     merged.add_argument("--out", type=Path, required=True)
+    cut = commands.add_parser("split", help="fix the parts that train, choose and test networks, in split.json")
+    cut.add_argument("source", type=Path)
+    cut.add_argument("--seed", type=int, default=splits.SEED)
+    cut.add_argument("--fractions", type=float, nargs=3, default=(0.6, 0.2, 0.2), metavar=("TRAIN", "VALID", "TEST"))
+    cut.add_argument(
+        "--stratify", choices=splits.STRATA, default="none",
+        help="give each family, or each fifth of D of each family, its share of each part",
+    )  # fmt: skip
     given = parser.parse_args()
     if given.command == "info":
         info(given.source)
-    else:
+    elif given.command == "merge":
         print(f"{merge(given.sources, given.out)} structures in {given.out}")
+    else:
+        part = split(given.source, given.seed, tuple(given.fractions), given.stratify)
+        print(", ".join(f"{name} {int((part == name).sum())}" for name in splits.PARTS), "in", given.source)
 
 
 def command_line() -> None:

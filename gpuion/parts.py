@@ -1,8 +1,8 @@
 """Training, validation and test parts of one or more data sets.
 
-Each folder is split by itself. The first one's test part is the test set; the others' training and validation parts
-join in, their test parts stand apart. Structures whose label did not settle take no part, after the split: whether
-one settled does not change where the others are.
+Each folder is split by itself: as its `split.json` says, else 60/20/20 with seed 0. The first one's test part is the
+test set; the others' training and validation parts join in, their test parts stand apart. Structures whose label did
+not settle take no part, after the split: whether one settled does not change where the others are.
 """
 
 import math
@@ -11,11 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gpuion.dataset import Dataset, split
+from gpuion.dataset import Dataset
 from gpuion.errors import DatasetError
+from gpuion.splits import PARTS, SEED, positions, split
 from gpuion.training import Samples
-
-SPLIT_SEED = 0  # not the user's seed: a retrained network must not meet its test structures in training
 
 
 def divide(paths: Sequence[str], sets: Sequence[Dataset], voxels: int) -> dict[str, Samples]:
@@ -29,11 +28,12 @@ def divide(paths: Sequence[str], sets: Sequence[Dataset], voxels: int) -> dict[s
     first, chosen = sets[0], dict[str, list[tuple[Dataset, Tensor]]](train=[], validation=[], test=[])
     for path, data in zip(paths, sets, strict=True):
         _check(path, data, paths[0], first)
-        for name, index in zip(("train", "validation", "test"), split(len(data), SPLIT_SEED), strict=True):
+        index_of = split(len(data), SEED) if data.part is None else positions(data.part)
+        for name, index in zip(PARTS, index_of, strict=True):
             key = name if data is first or name != "test" else f"test of {path}"
             kept = index[data.settled[index]]
             if not len(kept):
-                raise DatasetError(f"{path}: expected settled labels in each part of 60/20/20, found none in {name}")
+                raise DatasetError(f"{path}: expected settled labels in each part of its split, found none in {name}")
             chosen.setdefault(key, []).append((data, kept))
     return {
         name: Samples(

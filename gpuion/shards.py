@@ -17,11 +17,14 @@ checksummed too (format v110). Equal content gives equal bytes.
     diffusivity_kmc      f8 [n, 3]     optional, as are all below: the walk's answer beside the exact one
     standard_error_kmc   f8 [n, 3]
     converged_kmc        u1 [n]
+    z_score              f8 [n, 3]     (walk − exact) / their errors in quadrature; NaN where either did not settle
     predicted            f8 [n]        D* that the surrogate predicted while annealing; NaN where none did
     chain, cycle         i8 [n]        where in the annealing the structure was met
 
-Root attributes: schema, version, box, diameter, sites_per_voxel, method (exact, kmc or both), seed, commit,
-d_reference (if it was known), and as JSON config, model (the transport model) and versions.
+Root attributes: schema, version, box, diameter, sites_per_voxel, method (exact, kmc or both), seed, commit, machine,
+d_reference (if it was known), and as JSON config, model (the transport model) and versions. Readers pass over fields
+and attributes that they do not know; the version grows when what is there changes its meaning. `docs/format.md` says
+this at length.
 """
 
 import dataclasses
@@ -68,6 +71,7 @@ FIELDS = {
     "diffusivity_kmc": Field("<f8", (3,), _BULK, optional=True),
     "standard_error_kmc": Field("<f8", (3,), _BULK, optional=True),
     "converged_kmc": Field("|u1", optional=True),
+    "z_score": Field("<f8", (3,), "standard error", nan=True, optional=True),
     "predicted": Field("<f8", (), "d_reference", nan=True, optional=True),
     "chain": Field("<i8", optional=True),
     "cycle": Field("<i8", optional=True),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import gpuion
-from gpuion import dataset, shards
+from gpuion import dataset, files, shards
 from gpuion.dataset import Dataset, open_dataset, read_shard, split, write_shard
 from gpuion.errors import DatasetError
 
@@ -29,6 +29,7 @@ def make(n=5, N=3, first=0, extra=True, **changes):
         fields |= {
             "converged": torch.arange(n) % 2 == 0, "diffusivity_kmc": fields["diffusivity"] * 1.01,
             "standard_error_kmc": fields["standard_error"], "converged_kmc": torch.arange(n) % 3 == 0,
+            "z_score": torch.tensor([[-1.5, 0.0, 2.0], [torch.nan] * 3] * n, dtype=torch.float64)[:n],
             "predicted": torch.rand(n, generator=g, dtype=torch.float64), "chain": torch.arange(n),
             "cycle": 7 * torch.arange(n),
         }  # fmt: skip
@@ -77,6 +78,8 @@ def test_plain_h5py_reads_fields_units_and_attributes(shard):
         assert json.loads(file.attrs["config"]) == {"a": 1}
         assert json.loads(file.attrs["model"])["reach"] == gpuion.TransportModel().reach
         assert "torch" in json.loads(file.attrs["versions"])
+        assert file.attrs["machine"] == files.provenance()["machine"]
+        assert file.attrs["machine"].startswith(files.processor())
         assert "d_reference" not in file.attrs
 
 

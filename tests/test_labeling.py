@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import gpuion
-from gpuion.labeling import label
+from gpuion.labeling import Labels, beyond, deviation, label
 
 
 def test_labels_do_not_depend_on_batch_or_threads():
@@ -19,7 +19,7 @@ def test_labels_do_not_depend_on_batch_or_threads():
     finally:
         torch.set_num_threads(threads)
     for name, value in vars(many).items():
-        assert torch.equal(value[2:], getattr(alone, name)), name
+        assert torch.equal(value[2:].nan_to_num(), getattr(alone, name).nan_to_num()), name
 
 
 def test_an_unknown_method_is_refused():
@@ -66,3 +66,30 @@ def test_the_error_of_a_label_of_nothing_is_that_of_the_bounds_scale():
     assert D[0] < 1e-6 * voigt[0] < D[1:].min()
     torch.testing.assert_close(result.scale[0], torch.maximum(D, 1e-6 * voigt), rtol=1e-12, atol=0)
     assert torch.equal(error, result.error[0] * result.scale[0])
+
+
+def test_z_scores_hold_both_errors_and_are_nan_where_either_did_not_settle():
+    def rows(*values):
+        return torch.tensor([values], dtype=torch.float64).repeat(3, 1)
+
+    labels = Labels(
+        diffusivity=rows(0.2, 0.2, 0.0), standard_error=rows(0.003, 0.0, 0.0),
+        diffusivity_kmc=rows(0.21, 0.19, 0.0), standard_error_kmc=rows(0.004, 0.002, 0.0),
+        converged=torch.tensor([True, True, False]), converged_kmc=torch.tensor([True, False, True]),
+    )  # fmt: skip
+    z = deviation(labels)
+    torch.testing.assert_close(z[0], torch.tensor([2.0, -5.0, 0.0]).double(), rtol=1e-6, atol=0)  # 3-4-5
+    assert z[1:].isnan().all()
+    far, settled, chance = beyond(z)
+    assert far.tolist() == [True, False, False]
+    assert (settled, chance) == (1, pytest.approx(3 * 6.334e-5, rel=1e-3))  # P(|z| > 4) of a normal z
+    assert beyond(z, 6.0)[0].sum() == 0
+
+
+def test_walks_go_on_until_the_mean_is_known():
+    centers = gpuion.place("random", n_structures=1, n_particles=4, box=12.0, volume_fraction=0.05)
+    cell = {"box": 12.0, "diameter": gpuion.sphere_diameter(4, 12.0, 0.05)}
+    found = label(centers, **cell, method="both", time="auto", rtol=0.05, walkers=200, tolerance=1e-2)
+    assert found.converged_kmc.all()
+    assert float(found.standard_error_kmc.square().sum().sqrt() / 3 / found.diffusivity_kmc.mean()) < 0.06
+    assert not label(centers, **cell, method="kmc", time=1.0, walkers=200).converged.any()

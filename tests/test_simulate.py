@@ -2,6 +2,7 @@ import errno
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from test_design import RANGES
 
 import gpuion
@@ -72,10 +74,11 @@ def test_both_methods_agree_and_are_stored(run, capsys):
     assert data.converged_kmc.sum() >= 3
     z = (data.diffusivity_kmc - data.diffusivity) / data.standard_error_kmc.hypot(data.standard_error)
     assert z[data.converged_kmc].abs().max() < 5
-    assert "|z| > 4 between settled walk and exact solve:" in table
-    assert [line.split()[0] for line in table.splitlines() if "0." in line and "/s" not in line] == [
-        "chained", "gapped", "random", "all",
-    ]  # fmt: skip
+    z[~data.converged_kmc] = torch.nan
+    torch.testing.assert_close(data.z_score, z, rtol=0, atol=0, equal_nan=True)
+    settled = int(data.converged_kmc.sum())
+    assert f"\n0 of {settled} settled structures have walk and exact solve more than 4σ apart (chance: 0.000" in table
+    assert re.findall(r"^(\w+) +\d+ +0\.", table, re.MULTILINE) == ["chained", "gapped", "random", "all"]
 
 
 def test_a_full_disk_is_one_line_and_the_run_goes_on_later(run, capsys, monkeypatch, tmp_path):
@@ -107,8 +110,12 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(run, capsys, monkeypa
         (["--volume-fraction", "0.5"], "error: volume fraction 0.5000 is not below 0.3841"),
         (["--box", "20.5"], "error: box = 20.5 voxels at 1 sites per voxel is not a whole number"),
         (["--box", "20.5", "--sites-per-voxel", "2"], "error: box = 20.5 voxels at 1 voxels"),
-        (["--tolerance", "0"], "error: tolerance must lie in (0, 1)"),
-        (["--time", "nan"], "error: tolerance must lie in (0, 1), time above 0"),
+        (["--tolerance", "0"], "error: tolerance and rtol must lie in (0, 1), got 0.0 and 0.02"),
+        (["--time", "auto", "--rtol", "1"], "error: tolerance and rtol must lie in (0, 1), got 0.01 and 1.0"),
+        (["--time", "nan"], "error: time must be above 0, or auto, got nan"),
+        (["--part", "2"], "error: part must be k/m with 1 ≤ k ≤ m, as in 2/8, got '2'"),
+        (["--part", "3/2"], "error: part must be k/m with 1 ≤ k ≤ m, as in 2/8, got '3/2'"),
+        (["--part", "1/7"], "error: part 1/7: there are 6 shards to share; ask for fewer parts or smaller shards"),
         (["--shard", "0"], "error: shard must be at least 1, got 0"),
         (["--particles", "0"], "error: n_particles, box and volume_fraction must be positive"),
         (["--preset", "papr"], "error: preset 'papr' is unknown; there are laptop, paper"),
@@ -236,8 +243,8 @@ def test_another_configuration_is_refused(straight, script, monkeypatch):
 
 def test_the_presets_are_the_papers_numbers(script, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["simulate.py"])
-    paper, numbers = script.check(parse(script.Config, ROOT, "", ["--preset", "paper"]))
-    assert (paper.random, paper.chained, paper.gapped, len(numbers)) == (722, 5304, 2166, 8192)
+    paper, shards = script.check(parse(script.Config, ROOT, "", ["--preset", "paper"]))
+    assert (paper.random, paper.chained, paper.gapped, sum(len(ids) for _, ids in shards)) == (722, 5304, 2166, 8192)
     assert paper.diameter == pytest.approx(9.6024, abs=5e-5)
     laptop, _ = script.check(parse(script.Config, ROOT, "", ["--preset", "laptop"]))
     assert laptop.ranges[1:] == RANGES[1:]
