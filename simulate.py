@@ -7,7 +7,8 @@
 larger one. A structure is a function of seed and number alone, so any number of processes, stopped, killed and
 started again, ends in the same files; a kill loses the batch in flight. Machines that do not know of each other take
 --part 1/3, 2/3 and 3/3, and `python -m gpuion.dataset merge` makes the same data of their folders. With --method both,
-the exit code is 3 if walk and exact solve disagree by more than 4σ for any structure.
+the exit code is 3 if walk and exact solve disagree by more than 4σ for any structure. --source labels the structures of
+a data set instead, with --particles spheres each: others are taken out or put in at random.
 """
 
 if __name__ == "__main__":  # before torch, which takes seconds to load: a stop meanwhile is one line, too
@@ -31,7 +32,8 @@ from tqdm import tqdm
 import gpuion
 from gpuion import dataset, files, timing, work
 from gpuion.config import option, parse
-from gpuion.design import Design, arrange, choose
+from gpuion.derived import Derived, derive
+from gpuion.design import Design, choose
 from gpuion.distributed import start
 from gpuion.errors import ConfigError, fail, run_script
 from gpuion.labeling import Labels, beyond, label
@@ -55,7 +57,9 @@ class Config:
     """What to place and how to label it."""
 
     out: Path = option(Path("runs/data"), "folder for the shards", identity=False)
-    structures: int | None = option(None, "how many structures of the design, all if not given")
+    structures: int | None = option(None, "how many structures of the design or source, all if not given")
+    source: str = option("", "a data set to take structures from, in place of a design")
+    of: str = option("", "train, validation or test: the part of the source to take, all of it if not given")
     method: str = option("exact", "exact solve, random walk (kmc), or both", choices=METHODS)
     tolerance: float = option(1e-3, "relative error of the exact solve")
     walkers: int = option(10_000, "walkers a structure, for kmc")
@@ -80,16 +84,19 @@ class Config:
 def main() -> None:
     """Place, label, write, report."""
     config = parse(Config, Path(__file__).parent, __doc__ or "")
-    design, shards = check(config)
-    world = start(config.device)
-    files.claim_folder(config.out, "simulate", config, world)
+    structures, shards = check(config)
+    world, content = start(config.device), {}
+    if isinstance(structures, Derived):
+        config = dataclasses.replace(config, box=structures.box, volume_fraction=structures.volume_fraction)
+        content = {"source": structures.source.fingerprint}
+    files.claim_folder(config.out, "simulate", config, world, content)
     ours = [(config.out / f"shard-{k:05d}.h5", ids) for k, ids in shards]
     todo = [(path, ids) for path, ids in ours[world.rank :: world.size] if not is_whole(path, ids.numpy())]
     count, began, name = 0, time.perf_counter(), f"rank 0 of {world.size}" if world.size > 1 else None
     total, quiet = sum(len(ids) for _, ids in todo), None if world.is_main else True
     with tqdm(total=total, desc=name, unit=" structures", disable=quiet) as bar:
         for path, ids in todo:
-            count += make_shard(path, ids, config, design, device=world.device, bar=bar)
+            count += make_shard(path, ids, config, structures, device=world.device, bar=bar)
     timing.tell(config.out, "simulate", count=count, unit="structures", began=began, world=world)
     problem = report(config, [path for path, _ in ours]) if world.is_main else ""
     world.close()
@@ -97,8 +104,8 @@ def main() -> None:
         fail(problem, 3)
 
 
-def check(config: Config) -> tuple[Design, Sequence[tuple[int, Tensor]]]:
-    """Return the design and the shards to make: number and structures. Say what is wrong before any work."""
+def check(config: Config) -> tuple[Design | Derived, Sequence[tuple[int, Tensor]]]:
+    """Return the structures and the shards to make: number and ids. Say what is wrong before any work."""
     for name, low in {"shard": 1, "batch": 1, "seed": 0, "walkers": 2}.items():
         if getattr(config, name) < low:
             raise ConfigError(f"{name} must be at least {low}, got {getattr(config, name)}")
@@ -106,26 +113,37 @@ def check(config: Config) -> tuple[Design, Sequence[tuple[int, Tensor]]]:
         raise ConfigError(f"tolerance and rtol must lie in (0, 1), got {config.tolerance} and {config.rtol}")
     if not isinstance(config.time, str) and not (config.time > 0 and math.isfinite(config.time)):
         raise ConfigError(f"time must be above 0, or auto, got {config.time}")
-    whole(config.box, config.sites_per_voxel, "sites per voxel")
-    whole(config.box, 1, "voxels")
+    structures, ids = plan(config)
+    whole(structures.box, config.sites_per_voxel, "sites per voxel")
+    whole(structures.box, 1, "voxels")
+    return structures, work.share(list(enumerate(torch.tensor(ids).split(config.shard))), config.part)
+
+
+def plan(config: Config) -> tuple[Design | Derived, list[int]]:
+    """Return the design, or what the source gives, and the ids of the structures to make."""
+    if config.source:
+        return derive(config.source, config.of, config.structures, config.particles, config.seed)
+    if config.of:
+        raise ConfigError(f"of = {config.of!r} is a part of a source: give --source, too")
     design = Design(
         particles=config.particles, box=config.box,
         diameter=gpuion.sphere_diameter(config.particles, config.box, config.volume_fraction),
         random=config.random, chained=config.chained, gapped=config.gapped,
         ranges=config.chained_ranges, widths=config.gapped_widths, seed=config.seed,
     )  # fmt: skip
-    numbers = torch.tensor(choose(design, config.structures))
-    return design, work.share(list(enumerate(numbers.split(config.shard))), config.part)
+    return design, choose(design, config.structures)
 
 
-def make_shard(path: Path, ids: Tensor, config: Config, design: Design, *, device: torch.device, bar: Any) -> int:
+def make_shard(
+    path: Path, ids: Tensor, config: Config, structures: Design | Derived, *, device: torch.device, bar: Any
+) -> int:
     """Place, label and write the structures of one shard; return how many were labelled now."""
-    centers, before = arrange(design, ids.tolist(), device), bar.total
+    centers, before = structures.centers(ids.tolist(), device), bar.total
     made_as = files.identity(dataclasses.replace(config, part=""))  # a shard is the same in whichever part
 
     def solve(some: Tensor, numbers: Tensor) -> Labels:
         return label(
-            some, box=design.box, diameter=design.diameter, sites_per_voxel=config.sites_per_voxel,
+            some, box=structures.box, diameter=structures.diameter, sites_per_voxel=config.sites_per_voxel,
             method=config.method, tolerance=config.tolerance, walkers=config.walkers, time=config.time,
             rtol=config.rtol, seed=config.seed, ids=numbers.to(device),
         )  # fmt: skip
@@ -136,7 +154,7 @@ def make_shard(path: Path, ids: Tensor, config: Config, design: Design, *, devic
 
     mark = files.fingerprint(made_as)
     labels = work.label_shard(path, centers, ids, config.batch, solve, tell, mark=mark)
-    cases = [design.case(number) for number in ids.tolist()]
+    cases = [structures.case(number) for number in ids.tolist()]
     nan = math.nan
     data = gpuion.Dataset(
         centers=centers.cpu(), id=ids, family=np.array([case.family for case in cases]),
@@ -144,8 +162,8 @@ def make_shard(path: Path, ids: Tensor, config: Config, design: Design, *, devic
         distance=torch.tensor([case.distance or (nan, nan) for case in cases], dtype=torch.float64),
         gap=torch.tensor([case.gap or nan for case in cases], dtype=torch.float64),
         axes=torch.tensor([[axis in (case.axes or ()) for axis in range(3)] for case in cases]),
-        box=design.box, diameter=design.diameter, sites_per_voxel=config.sites_per_voxel,
-        method=config.method,
+        box=structures.box, diameter=structures.diameter, sites_per_voxel=config.sites_per_voxel,
+        method=config.method, d_reference=structures.d_reference,
     )  # fmt: skip
     dataset.write_shard(path, data, seed=config.seed, config=made_as)
     work.drop(path)

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -16,7 +17,7 @@ from measure import Limit, Row, Setting, clock, in_turn, version
 
 import gpuion
 from gpuion import dataset
-from gpuion.design import Design, arrange, choose
+from gpuion.design import arrange, choose
 
 ROOT = Path(__file__).parent.parent
 PRESETS = {50: ("laptop", 1), 75: ("study", 1), 150: ("study", 2)}  # preset and sites a voxel of a lattice of so many
@@ -85,7 +86,7 @@ def _solve_alone(sites: int, count: int) -> tuple[float, dict[str, float]]:
     return 1 / seconds["solve"], seconds
 
 
-def _design(preset: str) -> Design:
+def _design(preset: str) -> Any:
     """Return the arrangements of a preset, as simulate.py reads them."""
     sys.path.insert(0, str(ROOT))
     import simulate

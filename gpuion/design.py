@@ -11,6 +11,7 @@ widths are gpuion's own.
 
 import dataclasses
 import itertools
+import math
 from typing import Any
 
 import torch
@@ -100,6 +101,15 @@ class Design:
     def __len__(self) -> int:
         """Return the number of structures."""
         return self.random + self.chained + self.gapped
+
+    @property
+    def d_reference(self) -> float:
+        """D of D* = 1: NaN, not known before all structures are solved."""
+        return math.nan
+
+    def centers(self, numbers: list[int], device: torch.device | str = "cpu") -> Tensor:
+        """Return the centres of some structures, float32 [B, N, 3], as `arrange` does."""
+        return arrange(self, numbers, device)
 
     def case(self, number: int) -> Case:
         """Return what structure `number` is, a function of the seed and the number."""
