@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 from gpuion import files, panels, plots
-from gpuion.components import correlation
+from gpuion.components import correlation, principal_components
 from gpuion.config import Parser
 from gpuion.dataset import Dataset, open_dataset
+from gpuion.descriptors import describe
 from gpuion.errors import DatasetError, run_script
 from gpuion.findings import agreement, walks_settled
 from gpuion.radial import pair_distribution
@@ -57,6 +58,7 @@ def write(source: Path, finer: Sequence[Path], walks: Path | None, out: Path) ->
         "pairs": panels.pairs(*_pairs(data), touch=touching(data)),
     }
     parts = [table(["structures", "number", "lowest", "median", "mean", "highest D"], _spans(strips))]
+    parts.append(table(("of a structure", "Pearson's R with D", "Spearman's"), _what_goes_with(data)))
     if finer:
         cells = [compare(data, open_dataset(path)) for path in finer]
         figures["lattice"] = panels.lattice(cells)
@@ -121,6 +123,23 @@ def _pairs(data: Dataset) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     chosen = {"lowest tenth of D": order[:tenth], "highest tenth of D": order[-tenth:]}
     families = {name: torch.from_numpy(np.flatnonzero(data.family == name)) for name in sorted(set(data.family))}
     return np.arange(g.shape[1]), {name: g[at].mean(0).numpy() for name, at in (families | chosen).items()}
+
+
+def _what_goes_with(data: Dataset) -> list[Row]:
+    """Return how descriptors of the arrangement go with D, the principal components of g(r) among them."""
+    near = describe(data.centers, box=data.box, cutoff=touching(data))
+    found = principal_components(pair_distribution(data.centers, box=data.box))
+    columns = {
+        "mean nearest distance": near.nearest,
+        "number of clusters": near.clusters,
+        "largest cluster's share": near.largest,
+        "axes along which a cluster percolates": near.axes,
+    }
+    for k, share in enumerate(found.share[:3].tolist()):
+        columns[f"principal component {k + 1} of g(r), {share:.1%} of its variance"] = found.scores[:, k]
+    table = torch.stack([column.double() for column in columns.values()], 1)
+    pearson, spearman = (correlation(table, data.mean_diffusivity, ranks=ranks) for ranks in (False, True))
+    return [[name, f"{a:+.3f}", f"{b:+.3f}"] for name, a, b in zip(columns, pearson, spearman, strict=True)]
 
 
 def touching(data: Dataset) -> float:
