@@ -4,7 +4,7 @@ Legend: X Y Z sites, b one structure. Lengths in voxels.
 
 A file is a regular grid (`ImageData`) whose cells are the sites: site (x, y, z) fills the cube from (x, y, z) h to
 (x + 1, y + 1, z + 1) h, as the media of `gpuion.electrolyte` lie. VTK counts x fastest, so that the datasets in
-/VTKHDF/CellData are [Z, Y, X], or [Z, Y, X, 3] for vectors, whose components stay x, y, z.
+/VTKHDF/CellData are [Z, Y, X], or [Z, Y, X, 3] for vectors, whose components stay x, y, z. VTK 9.3 to 9.7 read it.
 """
 
 import math
@@ -20,7 +20,7 @@ from gpuion import files
 from gpuion.flux import currents
 from gpuion.medium import Medium
 
-_VERSION = (1, 0)  # the first; images with cell data need no later one, and readers take all before their own
+_VERSION = (1, 0)  # of the format; the first has all that images need, and readers take what is older than they are
 _KINDS = "biuf"
 
 
@@ -39,8 +39,8 @@ def write_vtkhdf(
         The file, replaced if it exists; ParaView knows it by the ending .vtkhdf.
     fields : mapping of names to tensors [X, Y, Z] or [X, Y, Z, 3]
         Numbers or vectors at the sites, of any real dtype, all on one lattice; truth values become 0 and 1, halves
-        float32. The first of each kind is what viewers show at first. With its compressed image, held in memory at
-        once: twice the fields' bytes at most.
+        float32. The first of each kind is marked as what to show at first. The compressed file is
+        made in memory, which takes up to twice the fields' bytes beside them.
     spacing : float
         Edge of a site.
     origin : three floats

@@ -60,6 +60,8 @@ def test_the_medium_of_one_structure_and_its_current(folder, tmp_path, capsys):
     attributes, found = read(tmp_path / "b.vtkhdf")
     assert attributes["Spacing"].tolist() == [0.5] * 3
     assert found["label"].shape == (16, 16, 16)
+    inside = (data.centers[1] / 0.5).long().numpy()  # the sites that hold the spheres' centres, of both files
+    assert (found["label"][tuple(inside.T)] == 255).all()
     fine = gpuion.electrolyte(data.centers[1:2], box=8.0, diameter=3.0, sites_per_voxel=2, model=data.model)
     J = gpuion.currents(fine, 1)[0].mean((1, 2, 3))
     # float32 of each site: 2⁻²⁴ of currents up to some 10 D.

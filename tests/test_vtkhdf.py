@@ -1,5 +1,7 @@
 """VTKHDF images, read back with h5py alone and, where it is installed, by VTK."""
 
+import time
+
 import h5py
 import numpy as np
 import pytest
@@ -29,9 +31,22 @@ def read(path):
         return dict(root.attrs), {k: v.transpose(2, 1, 0, *range(3, v.ndim)) for k, v in found.items()}
 
 
+def check_active(image, scalars, vectors):
+    """Check what is shown at first; of the releases tried, 9.3 to 9.5 take no notice of it, 9.7 does."""
+    from vtkmodules.vtkCommonCore import vtkVersion
+
+    if (vtkVersion.GetVTKMajorVersion(), vtkVersion.GetVTKMinorVersion()) >= (9, 7):
+        assert image.GetCellData().GetScalars().GetName() == scalars
+        assert image.GetCellData().GetVectors().GetName() == vectors
+
+
 def load(path):
     """The image as VTK reads it: cell (i, j, k) by VTK's own numbering, x fastest."""
     io = pytest.importorskip("vtkmodules.vtkIOHDF")
+    from vtkmodules.vtkCommonCore import vtkVersion
+
+    if (vtkVersion.GetVTKMajorVersion(), vtkVersion.GetVTKMinorVersion()) < (9, 3):
+        pytest.skip("VTK before 9.3 reads the cells of an image as if they were points")
     from vtkmodules.util.numpy_support import vtk_to_numpy
 
     reader = io.vtkHDFReader()
@@ -66,6 +81,7 @@ def test_what_is_written_lies_as_the_format_says(tmp_path):
         assert cells["vector"].shape == (6, 5, 4, 3)
         assert (cells.attrs["Scalars"], cells.attrs["Vectors"]) == (b"label", b"vector")
         assert file["VTKHDF"].attrs.get_id("Type").get_type().is_variable_str() is False
+    time.sleep(1.1)  # HDF5 could store times, in whole seconds
     write_vtkhdf(tmp_path / "b.vtkhdf", fields(), spacing=0.5, origin=(1, 2, 3))
     assert (tmp_path / "a.vtkhdf").read_bytes() == (tmp_path / "b.vtkhdf").read_bytes()
 
@@ -76,8 +92,7 @@ def test_vtk_reads_it(tmp_path):
     assert image.GetDimensions() == (5, 6, 7)  # points: one more than cells
     assert image.GetSpacing() == (0.5, 0.5, 0.5)
     assert image.GetOrigin() == (1, 2, 3)
-    assert image.GetCellData().GetScalars().GetName() == "label"
-    assert image.GetCellData().GetVectors().GetName() == "vector"
+    check_active(image, "label", "vector")
     for name, field in fields().items():
         for x, y, z in [(0, 0, 0), (3, 0, 0), (0, 4, 0), (0, 0, 5), (1, 2, 3), (3, 4, 5)]:
             cell = image.ComputeCellId((x, y, z))
@@ -131,7 +146,7 @@ def test_vtk_reads_a_medium(tmp_path):
     for name, array in stored.items():
         for x, y, z in [(0, 0, 0), (3, 1, 0), (1, 4, 5)]:
             np.testing.assert_array_equal(found[name][image.ComputeCellId((x, y, z))], array[x, y, z])
-    assert image.GetCellData().GetScalars().GetName() == "label"
+    check_active(image, "label", "current")
 
 
 def test_a_medium_of_extreme_potentials_or_none_open(tmp_path):
