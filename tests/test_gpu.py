@@ -156,6 +156,26 @@ def test_the_same_neighbours_are_found(cell):
         assert torch.equal(here, there.cpu())
     here, there = (descriptors.nearest_distance(c, box=box) for c in (centers, centers.to("cuda")))
     assert torch.allclose(here, there.cpu(), rtol=1e-14)  # a few float64 roundings
+    here, there = (gpuion.describe(c, **options) for c in (centers, centers.to("cuda")))
+    assert torch.equal(here.sizes, there.sizes.cpu())
+    assert torch.equal(here.percolates, there.percolates.cpu())
+
+
+def test_the_same_g_of_r_components_and_correlations_are_found(cell, tmp_path):
+    centers, box = spheres(cell, 4), cell["box"]
+    here, there = (gpuion.pair_distribution(c, box=box) for c in (centers, centers.to("cuda")))
+    assert torch.allclose(here, there.cpu(), rtol=1e-14, atol=0)  # equal counts, a few float64 roundings
+    found = gpuion.principal_components(there)
+    # Two backward stable decompositions of a matrix of some 1: 1e-13; gaps of the shares of some 1e-2 divide that.
+    assert torch.allclose(found.share.cpu(), gpuion.principal_components(here).share, atol=1e-11)
+    assert torch.allclose(found.scores.cpu() @ found.components.cpu() + found.mean.cpu(), here, atol=1e-11)
+    for ranks in (False, True):
+        a, b = gpuion.correlation(here, here[:, -1], ranks=ranks), gpuion.correlation(there, there[:, -1], ranks=ranks)
+        assert torch.allclose(a, b.cpu(), atol=1e-12, equal_nan=True)
+    gpuion.write_xyz(tmp_path / "a.xyz", centers.to("cuda"), box=box, diameter=5.0, info={"D": there[:, 0]})
+    medium = gpuion.electrolyte(centers[:1], box=box, diameter=cell["diameter"]).to("cuda")
+    gpuion.write_medium(tmp_path / "a.vtkhdf", medium, axis=0, tolerance=1e-3)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("tolerance", [1e-3, 1e-7])
