@@ -3,15 +3,18 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= runs/demo
+STUDY ?= data
+RANKS ?= $(shell nproc)
 BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint clean
+.PHONY: help install demo study test lint clean
 
 help:
 	@echo "make demo   the whole path at laptop size: place, solve, learn, anneal, report ($(DEMO)/report.html)"
+	@echo "make study  what data/ holds, remade or completed; STUDY=runs/study makes it elsewhere"
 	@echo "make test   lint, type check and tests"
 	@echo "make clean  remove caches and builds; runs/ and $(VENV) stay"
 
@@ -48,6 +51,22 @@ demo: install
 	$(BIN)/python -m gpuion.dataset merge $(DEMO)/round-1 $(DEMO)/round-2 $(DEMO)/polish --out $(DEMO)/annealed
 	cp $(DEMO)/model-2/surrogate.pt $(DEMO)/surrogate.pt
 	$(BIN)/python -m gpuion.report $(DEMO)
+
+# The paper's arrangements at one site a voxel, then some of them on finer lattices, with walks, and with fewer and more
+# spheres; the survey draws them for docs/data.md.
+EACH = $(BIN)/python -m torch.distributed.run --standalone --nproc-per-node $(RANKS) simulate.py --preset study
+
+study: install
+	$(EACH) --out $(STUDY)/study
+	$(BIN)/python -m gpuion.dataset split $(STUDY)/study
+	$(EACH) --structures 60 --sites-per-voxel 2 --shard 30 --batch 1 --out $(STUDY)/study-2
+	$(EACH) --structures 60 --sites-per-voxel 3 --shard 30 --batch 1 --out $(STUDY)/study-3
+	$(BIN)/python simulate.py --preset study --structures 12 --sites-per-voxel 5 --batch 1 --out $(STUDY)/study-5
+	$(EACH) --structures 60 --method both --shard 30 --batch 1 --out $(STUDY)/study-walks
+	$(EACH) --source $(STUDY)/study --of test --structures 400 --particles 46 --shard 200 --out $(STUDY)/phi-0.05
+	$(EACH) --source $(STUDY)/study --of test --structures 400 --particles 137 --shard 200 --out $(STUDY)/phi-0.15
+	$(BIN)/python -m gpuion.survey $(STUDY)/study --finer $(STUDY)/study-2 $(STUDY)/study-3 $(STUDY)/study-5 \
+	  --walks $(STUDY)/study-walks --out $(STUDY)/survey
 
 test: lint
 	$(BIN)/python -m pytest
