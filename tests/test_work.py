@@ -91,17 +91,18 @@ def test_killed_again_and_again_with_other_batches(tmp_path):
 def test_damaged_batches_and_those_of_others_are_made_again(tmp_path, capsys):
     path = tmp_path / "shard-00000.h5"
     first, second = die(path, at=2)
-    whole = second.read_bytes()
+    whole = first.read_bytes()
     at = len(whole) // 2
     for damage in (whole[:-30], b"", whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]):
-        second.write_bytes(damage)
+        first.write_bytes(damage)
         again = Solver()
-        attempt(path, again)
+        labels, _ = attempt(path, again)
+        assert torch.equal(labels.diffusivity[:, 0], IDS.double() + 0.1)  # though the first batch came last
         found = capsys.readouterr().err
-        assert again.asked[0] == [11, 2]
-        assert f"warning: a damaged batch is made again: {second}" in found
+        assert again.asked[0] == [7, 3]
+        assert f"warning: a damaged batch is made again: {first}" in found
         [batch.unlink() for batch in tmp_path.glob(".*.batch") if batch not in {first, second}]
-    second.write_bytes(whole)
+    first.write_bytes(whole)
     torch.save({"at": torch.tensor([99])}, tmp_path / ".shard-00000.h5.00004.batch")
     again = Solver()
     attempt(path, again)
@@ -172,12 +173,14 @@ def test_parts_of_a_run_merge_into_the_files_of_one(simulate, home):
     one = start("one", *flags)
     parts = [start(f"part-{k}", *flags, "--part", f"{k}/3") for k in (1, 2, 3)]
     assert [path.name for path in sorted(parts[1].glob("shard-*"))] == ["shard-00001.h5", "shard-00004.h5"]
-    call("merge", *parts[::-1], "--out", home / "merged")
-    whole, merged = contents(one), contents(home / "merged")
-    for made in (whole, merged):
-        del made["run.json"]
+    whole = contents(one)
+    assert whole.pop("run.json")
     assert len(whole) == 7
-    assert merged == whole
+    for k in range(3):  # whichever part holds the largest D
+        call("merge", *parts[k:], *parts[:k], "--out", home / f"merged-{k}")
+        merged = contents(home / f"merged-{k}")
+        assert merged.pop("run.json")
+        assert merged == whole
     with pytest.raises(DatasetError, match="expected each of the 3 parts of a run once, found 1/3, 3/3"):
         call("merge", parts[0], parts[2], "--out", home / "some")
     assert not (home / "some").exists()
@@ -185,6 +188,25 @@ def test_parts_of_a_run_merge_into_the_files_of_one(simulate, home):
         call("merge", parts[0], parts[0], parts[1], "--out", home / "some")
     with pytest.raises(SystemExit):
         start("part-1", *flags, "--part", "2/3")  # a part's folder is that part's
+
+
+def test_batches_go_once_their_shard_is_whole(simulate, home, monkeypatch):
+    script, start = simulate
+    label, seen = script.label, []
+
+    def look(*args, **kwargs):
+        seen.append({path.name.split(".")[1] for path in (home / "out").glob(".*.batch")})
+        return label(*args, **kwargs)
+
+    monkeypatch.setattr(script, "label", look)
+    flags = ["--method", "exact", "--structures", "6", "--batch", "1"]
+    start("out", *flags)
+    first, second = {"shard-00000"}, {"shard-00001"}
+    assert seen == [set(), first, first, set(), second, second]
+    (home / "out" / ".shard-00001.h5.00000.batch").write_bytes(b"killed right after it was whole")
+    start("out", *flags)
+    assert len(seen) == 6
+    assert not list((home / "out").glob(".*"))
 
 
 @pytest.mark.parametrize("part", ["2", "0/3", "4/3", "a/b", "1/3/5", "-1/3", " 1/3", "/"])
