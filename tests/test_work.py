@@ -88,6 +88,16 @@ def test_killed_again_and_again_with_other_batches(tmp_path):
     assert torch.equal(labels.diffusivity[:, 0], IDS.double() + 0.1)
 
 
+def test_killed_after_the_last_batch(tmp_path):
+    path = tmp_path / "shard-00000.h5"
+    whole, _ = attempt(path, Solver())
+    again = Solver()
+    labels, counts = attempt(path, again)
+    assert again.asked == []
+    assert counts == [0, 7]
+    assert torch.equal(labels.diffusivity, whole.diffusivity)
+
+
 def test_damaged_batches_and_those_of_others_are_made_again(tmp_path, capsys):
     path = tmp_path / "shard-00000.h5"
     first, second = die(path, at=2)
