@@ -78,7 +78,8 @@ def label_shard(
             missing[at] = False
             done.append((at, labels))
             progress(0, len(at))
-    for at in missing.nonzero()[:, 0].split(size):
+    left = missing.nonzero()[:, 0]
+    for at in left.split(size) if len(left) else ():
         labels = solve(centers[at.to(centers.device)], ids[at])
         if len(at) < len(ids):  # else the shard itself follows at once
             content = {"mark": mark, "at": at, "id": ids[at], "centers": centers[at.to(centers.device)].cpu()}

@@ -22,6 +22,7 @@ class Config:
     ranges: tuple[Any, ...] = option(((1.0, 2.0),), "pairs", file_only=True)
     direction: str = option("both", "which way", flags={"--maximize": "max", "--minimize": "min"})
     seed: int = option(0, "seed")
+    time: float | str = option(1.0, "how long", words=("auto",))
 
 
 @pytest.fixture
@@ -157,3 +158,18 @@ def test_the_presets_fit_the_scripts(preset, script, monkeypatch):
     if script == "simulate":
         assert (config.particles, config.box) == {"laptop": (27, 50.0), "paper": (91, 75.0)}[preset]
         module.check(config)
+
+
+def test_a_number_or_a_word(run, capsys):
+    assert run("--time", 3).time == 3.0
+    assert run("--time", "auto").time == "auto"
+    assert run(config="[simulate]\ntime = 'auto'").time == "auto"
+    assert run("--time", 2, config="[simulate]\ntime = 'auto'").time == 2.0
+    assert type(run(config="[simulate]\ntime = 3").time) is float
+    with pytest.raises(ConfigError, match="time should be float or auto, found 'long'"):
+        run(config="[simulate]\ntime = 'long'")
+    with pytest.raises(ConfigError, match="time should be float, found True"):
+        run(config="[simulate]\ntime = true")
+    with pytest.raises(SystemExit):
+        run("--time", "long")
+    assert "argument --time: invalid float or auto value: 'long'" in capsys.readouterr().err

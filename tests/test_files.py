@@ -145,3 +145,11 @@ def test_tensors_are_read_as_written_and_damage_is_named(tmp_path):
     with pytest.raises(FileNotFoundError):
         files.load_tensors(tmp_path / "none.pt")
     assert json.loads(json.dumps(files.provenance()))["commit"]
+
+
+def test_the_machine_is_its_processor_its_cores_and_the_gpu_in_use(monkeypatch):
+    plain = files.provenance()["machine"]
+    assert plain == f"{files.processor()}, {os.cpu_count()} cores"
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA X1")
+    assert files.provenance()["machine"] == f"{plain}, NVIDIA X1"

@@ -1,5 +1,6 @@
 """Merging and describing data sets from the command line."""
 
+import dataclasses
 import sys
 import unittest.mock
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 import gpuion
-from gpuion import dataset, manage
+from gpuion import dataset, files, manage
 
 
 def write(folder, n, family, d_reference=0.2, box=20.0):
@@ -87,3 +88,35 @@ def test_what_is_wrong_is_one_line(tmp_path, monkeypatch, capsys, arguments, cod
     assert err.startswith(line)
     assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_info_tells_parameters_labels_and_origin(tmp_path, capsys):
+    n = 6
+    data = write(tmp_path / "a", n, "random")
+    gapped = torch.tensor([False, True, True, False, False, False])
+    chained = torch.tensor([False, False, True, True, True, False])
+    data = dataclasses.replace(
+        data, family=np.array(["random", "gapped", "gapped", "chained", "chained", "random"]), method="both",
+        gap=torch.where(gapped, torch.arange(n).double() + 3, torch.nan),
+        axes=gapped[:, None] & torch.tensor([[True, False, True]]),
+        distance=torch.where(chained[:, None], torch.arange(n).double()[:, None] + torch.tensor([6, 8]), torch.nan),
+        z_score=torch.tensor([[0.0, 1.0, -5.0]] + [[0.0, 1.0, 2.0]] * 4 + [[torch.nan] * 3], dtype=torch.float64),
+        converged=torch.arange(n) > 0,
+    )  # fmt: skip
+    config = {"method": "both", "tolerance": 0.005, "walkers": 300, "time": "auto", "rtol": 0.02}
+    dataset.write_shard(tmp_path / "a" / "shard-00000.h5", data, seed=5, config=config)
+    call("info", tmp_path / "a")
+    shown = capsys.readouterr().out
+    for line in (
+        "1 labels did not settle",
+        "walk and exact solve more than 4σ apart: 1 of 5 settled (chance: 0.00095)",
+        "parts: not fixed; train.py takes 60/20/20 of a folder with seed 0",
+        "; slabs of 4 to 5, on 1, 2, 3 axes: [0, 2, 0]",
+        "; distances 9 to 12 in 2 ranges",
+        "; distances 8 to 10 in 1 range; slabs",
+        "tolerance: 0.005; walkers: 300; time: auto; rtol: 0.02",
+        "seed: 5\n",
+        f"machine: {files.provenance()['machine']}\n",
+        f"commit: {files.provenance()['commit']}\n",
+    ):
+        assert line in shown, line
