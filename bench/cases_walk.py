@@ -48,7 +48,7 @@ def walk(setting: Setting) -> Iterator[Row]:
                     what=f"attempts, spheres in {sites}³, {cores} core{'s' * (cores > 1)}", unit="attempts/s",
                     samples=[attempts / s for s in seconds[0]], peer=name, limit=limit, facts=facts,
                     peer_samples=[shape[0] * shape[1] / s for s in seconds[1]] if not missing else [],
-                    note=missing or _shares(name, attempts / float(np.median(seconds[0])), limit.value, facts),
+                    note=missing or _shares(name, attempts / min(seconds[0]), limit.value, facts),
                 )  # fmt: skip
     yield from _electrolyte(setting, sites, count)
 
@@ -56,7 +56,7 @@ def walk(setting: Setting) -> Iterator[Row]:
 def _shares(peer: str, rate: float, drawn: float, facts: dict[str, Any]) -> str:
     """Say what a walk's time goes to."""
     note = f"{peer.split(maxsplit=1)[0]} on one core, per attempt; {facts['accepted']:.0%} accepted"
-    return f"{note}; random words take {rate / drawn:.0%} of our time, look-ups and steps the rest"
+    return f"{note}; at best {1e9 / rate:.2f} ns, random words {rate / drawn:.0%} of it"
 
 
 def _electrolyte(setting: Setting, sites: int, count: int) -> Iterator[Row]:
