@@ -29,7 +29,7 @@ def walk(setting: Setting) -> Iterator[Row]:
     centers = gpuion.place("random", n_structures=1, n_particles=count, box=float(sites), diameter=diameter)
     image = 1 - gpuion.voxelize(centers, box=float(sites), diameter=diameter, voxels=sites)[0, 0].byte().numpy()
     medium = binary(image, "cpu")
-    W, steps = (64, 256) if setting.tiny else (4000, 5120)
+    W, steps = (64, 256) if setting.tiny else (4000, 40_960)  # a quarter of the attempts of a default call
     shape = (64, 128) if setting.tiny else (5000, 512)  # walkers, steps of the others: pytrax's best of 1000 to 20 000
     ours = lambda: gpuion.walk(medium, walkers=W, time=steps / 6)  # noqa: E731
     attempts = int(ours().attempts)
@@ -48,15 +48,21 @@ def walk(setting: Setting) -> Iterator[Row]:
                     what=f"attempts, spheres in {sites}³, {cores} core{'s' * (cores > 1)}", unit="attempts/s",
                     samples=[attempts / s for s in seconds[0]], peer=name, limit=limit, facts=facts,
                     peer_samples=[shape[0] * shape[1] / s for s in seconds[1]] if not missing else [],
-                    note=missing or f"{name.split()[0]} on one core, per attempt; {facts['accepted']:.0%} accepted",
+                    note=missing or _shares(name, attempts / min(seconds[0]), limit.value, facts),
                 )  # fmt: skip
     yield from _electrolyte(setting, sites, count)
+
+
+def _shares(peer: str, rate: float, drawn: float, facts: dict[str, Any]) -> str:
+    """Say what a walk's time goes to."""
+    note = f"{peer.split(maxsplit=1)[0]} on one core, per attempt; {facts['accepted']:.0%} accepted"
+    return f"{note}; at best {1e9 / rate:.2f} ns, random words {rate / drawn:.0%} of it"
 
 
 def _electrolyte(setting: Setting, sites: int, count: int) -> Iterator[Row]:
     """Yield the rates in the medium itself, where most attempts fail and no peer can walk."""
     medium = electrolyte("random", sites, count)
-    W, time = (64, 2.0) if setting.tiny else (4000, 40.0)
+    W, time = (64, 2.0) if setting.tiny else (4000, 320.0)
     devices = [("cpu", 1), ("cpu", setting.threads)] + ([("cuda", 1)] if setting.device == "cuda" else [])
     for device, cores in dict.fromkeys(devices):
         here = medium.to(device)

@@ -19,9 +19,12 @@ from numba import prange, uint32
 
 import gpuion
 from gpuion import hops, slopes
-from gpuion.kernels import scalar
+from gpuion.kernels import lanes
+from gpuion.kernels.reference import Stream
+from gpuion.kernels.scalar import philox
 
 CHECKPOINTS = 64
+_HOP = int(Stream.WALK_HOP)
 
 
 @numba.njit(cache=True)
@@ -54,7 +57,10 @@ def n_fold_way(labels: Any, leave: Any, enter: Any, start: Any, interval: Any, d
         rate = _sum_rates(field, shape, at, leave, enter, total)
         t, clock, quad = 0, 0.0, 0
         while t < T:
-            scalar._many_words(quad, uint32(w), uint32(0), uint32(1), uint32(0), words)  # noqa: SLF001
+            for i in range(32):
+                words[0, i], words[1, i], words[2, i], words[3, i] = philox(
+                    uint32(quad + i), uint32(w), uint32(0), uint32(_HOP), uint32(1), uint32(0)
+                )  # fmt: skip
             quad += 32
             for k in range(0, 128, 2):
                 clock += -np.log((words[k & 3, k >> 2] + 0.5) * 2.0**-32) / rate if rate > 0 else np.inf
@@ -91,7 +97,7 @@ def compare(sites_per_voxel: int, *, walkers: int = 400, quads: int = 200, repea
 
     def null_event() -> tuple[torch.Tensor, int]:
         steps = torch.tensor([quads], dtype=torch.int32)
-        path, made = scalar.walk(medium.labels, rates.leave, rates.enter, start, steps, ids, 0, CHECKPOINTS)
+        path, made = lanes.walk(medium.labels, rates.leave, rates.enter, start, steps, ids, 0, CHECKPOINTS)
         return path, int(made.sum())
 
     def without() -> tuple[torch.Tensor, int]:

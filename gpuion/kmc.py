@@ -4,9 +4,9 @@ Ions hop between neighbouring sites at rates k(x→y) = √(D_x D_y) / h² · ex
 stationary distribution π = exp(−U), and D is the slope of their mean squared displacement once it has settled.
 
 Most attempts to hop fail on a coarse lattice, 96% at one site per voxel and 62% at five. A walk without rejections (the
-n-fold way) was tried and not kept: on a CPU it was 1.8, 1.15, 1.03 and 0.96 times as fast at 1, 2, 3 and 5 sites per
-voxel (`bench/rejection_free.py`; 27 spheres in 50³ voxels), which does not pay for a second rule with other paths; on
-a GPU its lanes would wait for each other.
+n-fold way) was tried and not kept: on a CPU it is 0.9, 0.35, 0.24 and 0.25 times as fast at 1, 2, 3 and 5 sites per
+voxel (`bench/rejection_free.py`; 27 spheres in 50³ voxels), as it goes one walker at a time; on a GPU its lanes would
+wait for each other.
 
 Legend: B structures, C of a group, W walkers, T checkpoints, J lag windows, X Y Z sites, K classes.
 """
@@ -113,8 +113,7 @@ def walk(
     rtol : float
         With time="auto", the standard error of the mean over axes, relative to it.
     max_attempts : float
-        With time="auto", attempts of all walkers of a structure; 10¹⁰ take a CPU core ten seconds on a coarse
-        lattice, a minute at five sites per voxel.
+        With time="auto", attempts of all walkers of a structure; 10¹⁰ take a CPU core some ten seconds.
     seed : int
         In [0, 2⁶⁴). A structure's walks depend on (seed, id) alone.
     ids : sequence of int, optional

@@ -51,7 +51,7 @@ def _launch(
     if ions.medium.labels.is_cuda:
         from gpuion.kernels.walk import walk as launch
     else:
-        from gpuion.kernels.scalar import walk as launch
+        from gpuion.kernels.lanes import walk as launch
     path, hops = launch(
         ions.medium.labels[index], ions.tables.leave[index], ions.tables.enter[index], start, quads.int(),
         ions.ids[index], ions.seed, checkpoints, first.int(), first_walker,

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 import gpuion.kernels.walk
-from gpuion.kernels import scalar
+from gpuion.kernels import lanes
 
 CUDA = torch.device("cuda:0")
 _DEVICE, _IS_CUDA = torch.Tensor.device.__get__, torch.Tensor.is_cuda.__get__
@@ -119,7 +119,7 @@ def _walk(*arguments):
     with torch._C.DisableTorchFunctionSubclass():
         plain = [x.as_subclass(torch.Tensor) if isinstance(x, torch.Tensor) else x for x in arguments]
     with torch._C.DisableTorchFunction():
-        result = scalar.walk(*plain)
+        result = lanes.walk(*plain)
     return tuple(x.as_subclass(Pretended) for x in result)
 
 

@@ -128,7 +128,7 @@ def test_walk_compiles_for_sizes_of_one(ones):
 
 @pytest.mark.gpu
 def test_walk_on_the_gpu_is_the_twin_bit_for_bit():
-    from gpuion.kernels import scalar, walk
+    from gpuion.kernels import lanes, walk
 
     generator = torch.Generator().manual_seed(4)
     labels = torch.randint(0, 6, (3, 37, 20, 11), dtype=torch.uint8, generator=generator)
@@ -137,6 +137,6 @@ def test_walk_on_the_gpu_is_the_twin_bit_for_bit():
     quads, ids = torch.tensor([500, 3, 99], dtype=torch.int32), torch.tensor([2**32 - 1, 0, 7])
     arguments = (labels, leave, enter, start, quads, ids)
     ours = walk.walk(*(a.cuda() for a in arguments), 2**63 + 5, 9)
-    twin = scalar.walk(*arguments, 2**63 + 5, 9)
+    twin = lanes.walk(*arguments, 2**63 + 5, 9)
     assert torch.equal(ours[0].cpu(), twin[0])
     assert torch.equal(ours[1].cpu(), twin[1])

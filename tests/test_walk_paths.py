@@ -1,10 +1,14 @@
-"""The scalar walk against the same rule written as plainly as it can be said."""
+"""The walk in lanes against the same rule written as plainly as it can be said."""
 
+import platform
+import re
+
+import numba
 import numpy as np
 import pytest
 import torch
 
-from gpuion.kernels import scalar
+from gpuion.kernels import lanes
 from gpuion.kernels.reference import Stream, philox
 
 
@@ -31,18 +35,81 @@ def plain_walk(labels, leave, enter, start, quads, ids, seed, checkpoints):
     return torch.from_numpy(displacement), torch.from_numpy(hops)
 
 
-@pytest.mark.parametrize(("shape", "classes"), [((2, 5, 3, 7), 6), ((1, 1, 2, 4), 2), ((1, 6, 6, 6), 1)])
-def test_the_scalar_walk_is_the_plain_one(shape, classes):
-    generator = torch.Generator().manual_seed(7)
+def case(shape, walkers, classes, seed=7):
+    """Random labels and rates, class 1 blocked, walkers in the first and the last corner and anywhere."""
+    generator = torch.Generator().manual_seed(seed)
+    sites = shape[1] * shape[2] * shape[3]
     labels = torch.randint(0, classes, shape, dtype=torch.uint8, generator=generator)
     leave, enter = (torch.rand(shape[0], 256, generator=generator) * 2**16 for _ in range(2))
-    enter[:, 1] = 0  # blocked
-    start = torch.randint(0, shape[1] * shape[2] * shape[3], (shape[0], 6), dtype=torch.int32, generator=generator)
-    start[:, 0], start[:, -1] = 0, shape[1] * shape[2] * shape[3] - 1
-    # Blocks of 32 Philox calls that end within, at and after a checkpoint.
-    quads, ids = torch.tensor([11, 16][: shape[0]], dtype=torch.int32), torch.tensor([2**32 - 1, 0][: shape[0]])
-    arguments = (labels, leave, enter, start, quads, ids, 2**63 + 1, 4)
-    ours, twin = plain_walk(*arguments), scalar.walk(*arguments)
+    enter[:, 1] = 0
+    start = torch.randint(0, sites, (shape[0], walkers), dtype=torch.int32, generator=generator)
+    start[:, 0], start[:, -1] = 0, sites - 1
+    return labels, leave, enter, start
+
+
+@pytest.mark.parametrize(
+    ("shape", "walkers", "classes"),
+    [
+        ((2, 5, 3, 7), 6, 6),  # fewer walkers than lanes, two structures of different lengths
+        ((1, 1, 2, 4), 64, 2),
+        ((1, 6, 6, 6), 65, 1),
+        ((2, 9, 4, 3), 131, 256),
+        ((1, 1, 1, 1), 1, 1),
+    ],
+)
+def test_the_walk_in_lanes_is_the_plain_one(shape, walkers, classes):
+    # Seven Philox calls between two emptyings of the counts: 11 end within the second, 7 and 14 with one.
+    quads = torch.tensor([11, 14] if shape[0] == 2 else [7], dtype=torch.int32)
+    ids = torch.tensor([2**32 - 1, 0][: shape[0]])
+    arguments = (*case(shape, walkers, classes), quads, ids, 2**63 + 1, 3)
+    ours, twin = plain_walk(*arguments), lanes.walk(*arguments)
     assert torch.equal(ours[0], twin[0])
     assert torch.equal(ours[1], twin[1])
-    assert int(ours[1].sum()) > 50
+    assert int(ours[1].sum()) > 10
+
+
+def test_walks_where_all_hops_succeed_or_none():
+    assert 4 * lanes._TURNS < 32  # or a count could run into its neighbour
+    labels, _, _, start = case((1, 3, 2, 5), 70, 1)
+    quads, ids = torch.tensor([15], dtype=torch.int32), torch.tensor([3])
+    leave, enter = torch.full((1, 256), 2.0**16), torch.full((1, 256), 2.0**16 * (1 - 2.0**-24))
+    arguments = (labels, leave, enter, start, quads, ids, 5, 2)
+    ours, twin = plain_walk(*arguments), lanes.walk(*arguments)
+    assert torch.equal(ours[0], twin[0])
+    assert twin[1].tolist() == [[2 * 4 * 15] * 70]
+    for still in ((labels, leave * 0, enter, start, quads, ids, 5, 2), (*arguments[:4], quads * 0, ids, 5, 2)):
+        displacement, hops = lanes.walk(*still)
+        assert not displacement.any()
+        assert not hops.any()
+
+
+def test_threads_and_tables_that_are_not_in_one_piece_change_nothing():
+    labels, leave, enter, start = case((3, 6, 5, 4), 100, 5)
+    quads, ids = torch.tensor([9, 2, 8], dtype=torch.int32), torch.tensor([1, 2, 3])
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = lanes.walk(labels, leave, enter, start, quads, ids, 9, 3)
+        torch.set_num_threads(2)
+        two = lanes.walk(labels, leave, enter, start, quads, ids, 9, 3)
+    finally:
+        torch.set_num_threads(before)
+    pieces = [x.T.contiguous().T for x in (leave, enter, start)]
+    turned = lanes.walk(labels.permute(0, 3, 2, 1).contiguous().permute(0, 3, 2, 1), *pieces, quads, ids, 9, 3)
+    for other in (two, turned):
+        assert torch.equal(one[0], other[0])
+        assert torch.equal(one[1], other[1])
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="reads x86's instructions")
+def test_the_walk_is_made_of_vectors(monkeypatch):
+    # Without them the walk is right and takes ten times as long. Four loops of _step and the one of _begin multiply
+    # the words by 6 and a stride by a step; those of _step multiply two rates.
+    fresh = numba.njit(parallel=True, error_model="numpy")(lanes._walk.py_func)  # what was cached cannot be read
+    monkeypatch.setattr(lanes, "_walk", fresh)
+    lanes.walk(*case((1, 2, 2, 2), 2, 2), torch.tensor([1], dtype=torch.int32), torch.tensor([0]), 1, 1)
+    code = "".join(fresh.inspect_asm().values())
+    found = {name: len(re.findall(rf"\b{name}\b", code)) for name in ("v?pmulld", "v?pmuludq", "v?mulps")}
+    assert found["v?pmulld"] >= 5 * 3, found
+    assert found["v?mulps"] >= 4, found
+    assert found["v?pmuludq"] >= 18, found  # Philox: ten rounds of two, those of the first from constants

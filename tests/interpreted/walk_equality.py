@@ -1,11 +1,11 @@
-"""Run under TRITON_INTERPRET=1 by test_kernels.py: the walk kernel and its scalar twin walk the same paths."""
+"""Run under TRITON_INTERPRET=1 by test_kernels.py: the walk kernel and its twin walk the same paths."""
 
 import os
 
 import pytest
 import torch
 
-from gpuion.kernels import scalar, walk
+from gpuion.kernels import lanes, walk
 
 assert os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -48,7 +48,7 @@ def test_paths_are_equal(shape, walkers, classes, blocked):
     quads = torch.tensor([9, 1, 8][: shape[0]], dtype=torch.int32)
     ids = torch.tensor([2**32 - 1, 0, 17][: shape[0]])
     ours = walk.walk(*arguments, quads, ids, 2**64 - 3, 3)
-    twin = scalar.walk(*arguments, quads, ids, 2**64 - 3, 3)
+    twin = lanes.walk(*arguments, quads, ids, 2**64 - 3, 3)
     assert torch.equal(ours[0], twin[0])
     assert torch.equal(ours[1], twin[1])
     assert int(twin[1].sum()) > 0
@@ -60,7 +60,7 @@ def test_hops_that_never_fail_are_counted():
     leave, enter = torch.full((1, 256), 2.0**15), torch.full((1, 256), 2.0**17 * (1 - 2.0**-24))
     quads, ids = torch.tensor([16], dtype=torch.int32), torch.tensor([4])
     ours = walk.walk(labels, leave, enter, start, quads, ids, 1, 2)
-    twin = scalar.walk(labels, leave, enter, start, quads, ids, 1, 2)
+    twin = lanes.walk(labels, leave, enter, start, quads, ids, 1, 2)
     assert torch.equal(ours[0], twin[0])
     assert ours[1].tolist() == [[16 * 4 * 2] * 64]
 
@@ -81,8 +81,8 @@ def test_walks_go_on_and_others_join():
     arguments = case((2, 6, 5, 7), 30, 4, True, seed=2)
     labels, leave, enter, start = arguments
     quads, ids = torch.tensor([3, 5], dtype=torch.int32), torch.tensor([8, 2])
-    whole = scalar.walk(*arguments, quads, ids, 3, 4)[0]
-    for module in (walk, scalar):
+    whole = lanes.walk(*arguments, quads, ids, 3, 4)[0]
+    for module in (walk, lanes):
         shape = torch.tensor(labels.shape[1:])
         early = module.walk(*arguments, quads, ids, 3, 2)[0]
         first = torch.stack([start // 35, start // 7 % 5, start % 7], -1)
