@@ -9,10 +9,11 @@ In units of h the minimiser solves A u = b with A u = s∘(S∘u − N(s∘u)), 
 N(s): no bond is ever stored, and h drops out. The solver is conjugate gradients. It starts from the best
 profile along the axis, exact for layers, and stops on the estimated error of D itself, which the fall of the
 energy Σ_j α_j r_jᵀz_j tells, not on the residual. The preconditioner is the periodic Laplacian, inverted by
-FFT, on a GPU, and multigrid in scalar loops on a CPU, where it is 6 to 15 times faster (`gpuion.multigrid`).
+FFT, on a GPU (`gpuion.spectral`), and multigrid in scalar loops on a CPU, where it is 6 to 15 times faster
+(`gpuion.multigrid`).
 
-Letters: B structures of the batch, C of a chunk; R rows = (structure, axis) problems of a chunk, K of them
-still unsolved; X Y Z sites; L site classes; T iterations. On a GPU at most 14 fields a row are in flight: s, S, u,
+Letters: B structures of the batch, C of a chunk; A axes solved; R rows = (structure, axis) problems of a chunk;
+X Y Z sites; L site classes. On a GPU at most 14 fields a row are in flight: s, S, u,
 r, p, work space, the inverse diagonal and the finished u make 8, s in float64 and the Green function of all rows 1,
 and 4 come while the FFT runs (transform, its copy and its work space, each of one field and a bit, and the result), or
 fewer for a sum in float64. So one structure of 375³ sites takes 9 GB at most with its three axes at once, in double
@@ -21,18 +22,17 @@ precision 18 GB. With multigrid on a CPU it is 6 fields a row.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from gpuion import multigrid
-from gpuion.fields import column, dot, green_function, minus_operator, neighbour_sum, precondition, total
+from gpuion import multigrid, spectral
 from gpuion.medium import Medium
-from gpuion.stopping import Stop, judge, patience
+from gpuion.stopping import Stop, patience
 
-_CHECK = 4  # iterations between two looks at the error, each one transfer to the host
+ALL_AXES = (0, 1, 2)
 _FLOOR = 1e-6  # errors of D are relative to D, but at least to this fraction of the Voigt bound
 _SPECTRAL = False  # the FFT as preconditioner on a CPU too, where it is slower: the oracle of tests
 _EAGER = 0.6  # of the patience, with multigrid: of 3600 errors 1 was above its estimate; with 0.5 6 were, by up to 3
@@ -43,12 +43,14 @@ _ON_CPU = 2**18  # likewise: 15 MB, to stay in the cache
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HomogenizationResult:
-    """Effective diffusivities and how far they can be trusted.
+    """Effective diffusivities and how far they can be trusted; NaN for axes that were not asked for.
 
     Attributes
     ----------
     tensor : float64 [B, 3, 3]
-        Effective diffusivity in the unit of the medium's table, symmetric.
+        Effective diffusivity in the unit of the medium's table, symmetric. D_ab needs the solutions for both a and b,
+        so it is NaN unless both were asked for: the flux of one alone would tell it, but with an error of the root of
+        that of D_aa.
     error : float64 [B, 3]
         Estimated error of each D_aa, relative to `scale`. An estimate, not a bound: over 1920 random media of 8³ to
         12³ sites and contrasts of 10 to 10⁶, solved to 1e-2, 1e-3 and 1e-4, fewer than one value in fifty was further
@@ -57,9 +59,9 @@ class HomogenizationResult:
     scale : float64 [B, 3]
         max(D_aa, 1e-6 of the Voigt bound Σ_bonds g h² / Π), in the unit of the medium's table.
     converged : bool [B]
-        Whether all three errors are within the tolerance.
+        Whether the errors of all axes asked for are within the tolerance.
     iterations : int64 [B]
-        Iterations of the slowest axis.
+        Iterations of the slowest of them.
     """
 
     tensor: Tensor
@@ -74,7 +76,9 @@ class HomogenizationResult:
         return self.tensor.diagonal(dim1=-2, dim2=-1)
 
 
-def homogenize(medium: Medium, *, tolerance: float = 1e-4, max_iterations: int = 2000) -> HomogenizationResult:
+def homogenize(
+    medium: Medium, *, tolerance: float = 1e-4, max_iterations: int = 2000, axes: Sequence[int] = ALL_AXES
+) -> HomogenizationResult:
     """Solve for the effective diffusivity tensor: D_ab = Σ_bonds g (h e_a·d + δu_a)(h e_b·d + δu_b) / Π.
 
     The sum is taken in float64, from solutions u_a in float32. Where their rounding is seen to cost more than
@@ -90,6 +94,9 @@ def homogenize(medium: Medium, *, tolerance: float = 1e-4, max_iterations: int =
     max_iterations : int
         Iterations, of each precision and preconditioner tried, after which a structure is given up: D is still an upper
         bound, `converged` false.
+    axes : ints
+        Those of 0, 1 and 2 to solve for, each at a third of the cost of all; the rest is NaN in the result. What an
+        axis gets does not depend on the others, but that one of them may send the structure to float64.
 
     Returns
     -------
@@ -99,7 +106,7 @@ def homogenize(medium: Medium, *, tolerance: float = 1e-4, max_iterations: int =
     Raises
     ------
     ValueError
-        For a tolerance or limit out of range, or a structure with no open site.
+        For a tolerance, limit or axis out of range, or a structure with no open site.
 
     Notes
     -----
@@ -111,24 +118,50 @@ def homogenize(medium: Medium, *, tolerance: float = 1e-4, max_iterations: int =
         raise ValueError(f"tolerance is a relative error in (0, 1), got {tolerance}; 1e-4 is usual")
     if max_iterations < 1:
         raise ValueError(f"max_iterations must be at least 1, got {max_iterations}")
+    chosen = check_axes(axes)
     factor, unit = _site_factors(medium)
-    B, limits = len(medium), (tolerance, max_iterations)
-    energy, error, scale = (torch.zeros(B, 3, *n, dtype=torch.float64, device=unit.device) for n in ((3,), (), ()))
+    B, A, limits = len(medium), len(chosen), (tolerance, max_iterations)
+    energy, error, scale = (torch.zeros(B, A, *n, dtype=torch.float64, device=unit.device) for n in ((A,), (), ()))
     iterations, todo = torch.zeros_like(unit, dtype=torch.int64), torch.arange(B, device=unit.device)
     for way in ways(tolerance, _SINGLE, on_gpu=medium.labels.is_cuda):
-        found = _solve_all(medium.labels[todo], factor[todo], way, limits)
+        found = _solve_all(medium.labels[todo], factor[todo], way, limits, chosen)
         for whole, part in zip((energy, error, scale, iterations), found, strict=True):
             whole[todo] = part
         todo = (error > tolerance).any(1).nonzero()[:, 0]
         if not len(todo):
             break
     return HomogenizationResult(
-        tensor=energy * unit[:, None, None],
-        error=error,
-        scale=scale * unit[:, None],
+        tensor=widen(energy * unit[:, None, None], chosen),
+        error=widen(error, chosen),
+        scale=widen(scale * unit[:, None], chosen),
         converged=(error <= tolerance).all(1),
         iterations=iterations,
     )
+
+
+def check_axes(axes: Sequence[int]) -> tuple[int, ...]:
+    """Return the axes asked for in order.
+
+    Raises
+    ------
+    ValueError
+        Unless they are one to three different ones of 0, 1 and 2.
+    """
+    asked = tuple(axes) if isinstance(axes, Sequence) else ()
+    if not asked or len(set(asked)) < len(asked) or not all(axis in ALL_AXES for axis in asked):
+        raise ValueError(f"axes must be one to three different ones of 0, 1 and 2, as in axes=(0,), got {axes!r}")
+    return tuple(sorted(int(axis) for axis in asked))
+
+
+def widen(values: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Return values [B, A] or [B, A, A] as [B, 3] or [B, 3, 3], NaN where an axis was not asked for."""
+    if axes == ALL_AXES:
+        return values
+    at = torch.tensor(axes, device=values.device)
+    if values.ndim == 2:
+        return values.new_full((len(values), 3), math.nan).index_copy(1, at, values)
+    rows = values.new_full((len(values), len(axes), 3), math.nan).index_copy(2, at, values)
+    return values.new_full((len(values), 3, 3), math.nan).index_copy(1, at, rows)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -178,19 +211,20 @@ def _histogram(labels: Tensor, L: int) -> Tensor:
 
 
 def _solve_all(
-    labels: Tensor, factor: Tensor, way: Way, limits: tuple[float, int]
+    labels: Tensor, factor: Tensor, way: Way, limits: tuple[float, int], axes: tuple[int, ...]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return energies [B, 3, 3], errors and their scales [B, 3], iterations [B], a chunk of structures at a time."""
-    energy = torch.zeros(len(labels), 3, 3, dtype=torch.float64, device=labels.device)
+    """Return energies [B, A, A], errors and their scales [B, A], iterations [B], a chunk of structures at a time."""
+    A = len(axes)
+    energy = torch.zeros(len(labels), A, A, dtype=torch.float64, device=labels.device)
     error, scale = torch.zeros_like(energy[:, 0]), torch.zeros_like(energy[:, 0])
     iterations = torch.zeros(len(labels), dtype=torch.int64, device=labels.device)
     room = (_ON_GPU if labels.is_cuda else _ON_CPU) * 4 // way.dtype.itemsize
-    size = max(1, room // (3 * max(1, labels[:1].numel())))
+    size = max(1, room // (A * max(1, labels[:1].numel())))
 
     def solve(first: int) -> None:
         part = slice(first, first + size)
         s = factor[part].gather(1, labels[part].flatten(1).long()).view(labels[part].shape)
-        energy[part], error[part], scale[part], iterations[part], *_ = solve_fields(s, way, limits)
+        energy[part], error[part], scale[part], iterations[part], *_ = solve_fields(s, way, limits, axes)
 
     chunks, threads = range(0, len(labels), size), torch.get_num_threads()
     if labels.is_cuda or threads == 1 or len(chunks) < 2:
@@ -203,34 +237,34 @@ def _solve_all(
 
 
 def solve_fields(
-    s: Tensor, way: Way, limits: tuple[float, int]
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
-    """Return energies [C, 3, 3], errors relative to scales [C, 3], those, iterations [C], and the solutions.
+    s: Tensor, way: Way, limits: tuple[float, int], axes: tuple[int, ...] = ALL_AXES
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, dict[int, Tensor]]:
+    """Return energies [C, A, A], errors relative to scales [C, A], those, iterations [C], and the solutions.
 
-    The solutions are u [C, 3, X, Y, Z] and the drops 1 + δu of the start, three of [C, n]. `s` is float64.
+    The solutions are u [C, A, X, Y, Z] and for each axis the drops 1 + δu of the start, [C, n]. `s` is float64.
     """
-    C = len(s)
-    r = s.new_empty((C, 3, *s.shape[1:]), dtype=way.dtype)
-    start = [_profile(s, axis, r[:, axis]) for axis in range(3)]
-    before = torch.stack([p.energy for p in start], 1)  # [C, 3]
+    C, A = len(s), len(axes)
+    r = s.new_empty((C, A, *s.shape[1:]), dtype=way.dtype)
+    start = [_profile(s, axis, r[:, a]) for a, axis in enumerate(axes)]
+    before = torch.stack([p.energy for p in start], 1)  # [C, A]
     floor = _FLOOR * torch.stack([p.voigt for p in start], 1)
     stop = Stop(
         energy=before.flatten().cpu().numpy(),
         floor=floor.flatten().cpu().numpy(),
-        patience=patience(s, 1 / 3).repeat(3) if way.spectral else patience(s, 1).repeat(3) * _EAGER,
+        patience=patience(s, 1 / 3).repeat(A) if way.spectral else patience(s, 1).repeat(A) * _EAGER,
         least=4 if way.spectral else 3,
         tolerance=limits[0],
         max_iterations=limits[1],
     )
-    solve = _conjugate_gradients if way.spectral else multigrid.solve
-    u, fall, tail, iterations = solve(s.to(way.dtype), r.flatten(0, 1), stop)
-    u, flow = u.unflatten(0, (C, 3)), [p.flow for p in start]
-    energy = (_energy if way.spectral else multigrid.energy)(s, u, flow)
+    method = spectral if way.spectral else multigrid
+    u, fall, tail, iterations = method.solve(s.to(way.dtype), r.flatten(0, 1), stop)
+    u, flow = u.unflatten(0, (C, A)), {axis: p.flow for axis, p in zip(axes, start, strict=True)}
+    energy = method.energy(s, u, flow)
     reached = energy.diagonal(dim1=1, dim2=2)
     # What the sum over bonds has above the tracked energy is what rounding cost.
-    lost = (reached - (before - fall.view(C, 3))).clamp_min(0)
+    lost = (reached - (before - fall.view(C, A))).clamp_min(0)
     scale = torch.maximum(reached, floor).clamp_min(torch.finfo(torch.float64).tiny)
-    return energy, (tail.view(C, 3) + lost) / scale, scale, iterations.view(C, 3).amax(1), u, flow
+    return energy, (tail.view(C, A) + lost) / scale, scale, iterations.view(C, A).amax(1), u, flow
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -253,76 +287,3 @@ def _profile(s: Tensor, axis: int, residual: Tensor) -> _Profile:
     w = flow[:, :, None, None]
     residual.movedim(axis + 1, 1).copy_(layers * (ahead * w - layers.roll(1, 1) * w.roll(1, 1)))
     return _Profile(flow=flow, energy=(g * flow.square()).sum(1), voigt=g.sum(1))
-
-
-def _energy(s: Tensor, u: Tensor, flow: list[Tensor]) -> Tensor:
-    """Return Σ_bonds g (e_a·d + δu_a)(e_b·d + δu_b), float64 [C, 3, 3], from u [C, 3, X, Y, Z]."""
-    energy = torch.zeros(len(s), 3, 3, dtype=torch.float64, device=s.device)
-    for d in range(3):
-        g = s * s.roll(-1, d + 1)
-        drop = u.roll(-1, d + 2).double().sub_(u)  # the roundings of u.double(), without the copy
-        drop[:, d] += flow[d].view(len(s), *(-1 if axis == d else 1 for axis in range(3)))
-        for a in range(3):
-            weighted = g * drop[:, a]
-            for b in range(a, 3):
-                energy[:, a, b] += total(weighted * drop[:, b])
-    return energy + energy.triu(1).mT
-
-
-def _conjugate_gradients(s: Tensor, r: Tensor, stop: Stop) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return u [R, X, Y, Z], the fall of the energy, what it may still fall, and the iterations, [R] each.
-
-    Rows that are done leave, so that all work is on whole contiguous fields.
-    """
-    s = s.repeat_interleave(3, 0)
-    R, last = len(s), stop.max_iterations
-    falls, tail, iterations = np.zeros((last, R)), np.zeros(R), np.full(R, last)
-    active = np.arange(R)
-    solved, work, green = torch.zeros_like(r), torch.empty_like(r), green_function(s)
-    S = neighbour_sum(s, torch.empty_like(s))
-    diagonal = _inverse_diagonal(s, S)
-    u, p = torch.zeros_like(r), torch.zeros_like(r)
-    rz = torch.zeros(R, dtype=torch.float64, device=s.device)
-    recent = []
-    for i in range(1, last + 1):
-        z = precondition(r, green).addcmul_(r, diagonal)
-        rz, old = dot(r, z, work), rz
-        torch.addcmul(z, p, column(torch.where(old > 0, rz / old, 0.0), p), out=p)
-        image = minus_operator(s, S, p, work, out=z)
-        curvature = -dot(p, image, work)
-        alpha = torch.where(curvature > 0, rz / curvature, 0.0)
-        u.addcmul_(p, column(alpha, p))
-        r.addcmul_(image, column(alpha, r))
-        del z, image  # one and the same field, whose place the next transform takes
-        recent.append(alpha * rz)
-        if i % _CHECK and i < last:
-            continue
-        falls[i - len(recent) : i, active] = torch.stack(recent).cpu().numpy()
-        recent = []
-        tail[active], done = judge(falls[:i, active], active, stop)
-        iterations[active[done]] = i
-        if i == last:
-            done[:] = True
-        if done.any():
-            leave, stay = (torch.from_numpy(x.nonzero()[0]).to(s.device) for x in (done, ~done))
-            solved[torch.from_numpy(active[done]).to(s.device)] = u[leave]
-            active = active[~done]
-            if not len(active):
-                break
-            s, S, u, r, p, rz, diagonal = (x[stay] for x in (s, S, u, r, p, rz, diagonal))
-            work = work[: len(active)]
-    fall, left, count = (torch.from_numpy(x).to(s.device) for x in (falls.sum(0), tail, iterations))
-    return solved, fall, left, count
-
-
-def _inverse_diagonal(s: Tensor, S: Tensor) -> Tensor:
-    """Return 3 ⟨s²⟩ / A_xx [R, X, Y, Z]: what joins the Laplacian's inverse, whose own conductance is ⟨s²⟩ here.
-
-    Sites of weak bonds settle in a few iterations that the Laplacian alone takes hundreds for: on electrolytes of 50³
-    and 75³ sites to 1e-3 that makes 40 to 96 iterations of 72 to 108, and a fifth at contrasts of 1e4 and more. A share
-    of 1 or 6 instead of 3 changes the number by less than a fifth.
-    """
-    diagonal = s * S
-    mean = total(s * s) / s[0].numel()
-    inverse = column(3 * mean, s) / diagonal.clamp_min(1e-30)  # 1e-30: float32 ends at 1e-38
-    return inverse.masked_fill_(diagonal == 0, 0.0)

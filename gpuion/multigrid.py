@@ -1,7 +1,7 @@
 """The CPU's way to solve A u = b: conjugate gradients with multigrid, a row at a time, in `gpuion.kernels`.
 
-Letters: C structures, R = 3 C rows (structure, axis); X Y Z sites. A row takes 4.5 fields of the working precision
-beside its right side and solution, and 3.9 more that the rows of a structure share.
+Letters: C structures, A axes solved, R = A C rows (structure, axis); X Y Z sites. A row takes 4.5 fields of the working
+precision beside its right side and solution, and 3.9 more that the rows of a structure share.
 """
 
 from collections.abc import Callable, Iterable
@@ -25,7 +25,7 @@ def solve(s: Tensor, r: Tensor, stop: Stop) -> tuple[Tensor, Tensor, Tensor, Ten
     s : float32 or float64 [C, X, Y, Z]
         Site factors in [0, 1], on the CPU.
     r : [R, X, Y, Z]
-        Right sides b of the same precision, three a structure.
+        Right sides b of the same precision, A a structure.
     stop : Stop
         When to end.
     """
@@ -37,7 +37,7 @@ def solve(s: Tensor, r: Tensor, stop: Stop) -> tuple[Tensor, Tensor, Tensor, Ten
     levels = _each(lambda c: hierarchy(s[c].numpy()), range(len(s)))
 
     def run(row: int) -> tuple[float, float, int]:
-        structure = levels[row // 3]
+        structure = levels[row // (len(r) // len(s))]
         fields = gradients.state(structure, r[row].numpy())
         falls, before, at = np.zeros((stop.max_iterations, 1)), 0.0, np.array([row])
         lowest, noise = np.inf, torch.finfo(r.dtype).eps ** 2 * stop.energy[row]
@@ -55,25 +55,17 @@ def solve(s: Tensor, r: Tensor, stop: Stop) -> tuple[Tensor, Tensor, Tensor, Ten
     return u, torch.tensor(fall, dtype=torch.float64), torch.tensor(left, dtype=torch.float64), torch.tensor(count)
 
 
-def energy(s: Tensor, u: Tensor, flow: list[Tensor]) -> Tensor:
-    """Return Σ_bonds g (e_a·d + δu_a)(e_b·d + δu_b), float64 [C, 3, 3]; twin of `homogenization._energy`.
-
-    Parameters
-    ----------
-    s : float64 [C, X, Y, Z]
-        Site factors.
-    u : [C, 3, X, Y, Z]
-        Solutions for the three axes.
-    flow : three of float64 [C, n]
-        Drops along each axis before u, n = X, Y, Z.
-    """
+def energy(s: Tensor, u: Tensor, flow: dict[int, Tensor]) -> Tensor:
+    """Return Σ_bonds g (e_a·d + δu_a)(e_b·d + δu_b), float64 [C, A, A]; twin of `spectral.energy`."""
     from gpuion.kernels import gradients
 
-    total, drops = np.zeros((len(s), 6)), np.zeros((len(s), 3, max(s.shape[1:])))
-    for axis, drop in enumerate(flow):
-        drops[:, axis, : drop.shape[1]] = drop.numpy()
-    _each(lambda c: gradients.energy(s[c].numpy(), u[c].numpy(), drops[c], total[c]), range(len(s)))
-    return torch.from_numpy(total)[:, [0, 1, 2, 1, 3, 4, 2, 4, 5]].view(-1, 3, 3)
+    A = len(flow)
+    total, drops = np.zeros((len(s), A, A)), np.zeros((len(s), A, max(s.shape[1:])))
+    for a, drop in enumerate(flow.values()):
+        drops[:, a, : drop.shape[1]] = drop.numpy()
+    axes = np.array(list(flow))
+    _each(lambda c: gradients.energy(s[c].numpy(), u[c].numpy(), drops[c], axes, total[c]), range(len(s)))
+    return torch.from_numpy(total)
 
 
 def _each(work: Callable[[int], Any], items: Iterable[int]) -> list[Any]:

@@ -158,31 +158,42 @@ def _ahead(field, x, y, axis, out):
 
 
 @jit
-def energy(s, u, flow, total):
-    """Add to `total` [6] Σ_bonds g (e_a·d + δu_a)(e_b·d + δu_b) for ab = xx, xy, xz, yy, yz, zz.
+def _drop(u, flow, x, y, axis, along, out):
+    """Set `out` to the drops e·d + δu from a line to its neighbours one site on along an axis."""
+    Z = len(out)
+    _ahead(u, x, y, axis, out)
+    for z in range(Z):
+        out[z] -= u[x, y, z]
+    if axis == along:
+        for z in range(Z):
+            out[z] += flow[x if axis == 0 else y if axis == 1 else z]
 
-    Of site factors float64 [X, Y, Z], solutions u [3, X, Y, Z] and drops along each axis, `flow` float64 [3, longest].
+
+@jit
+def energy(s, u, flow, axes, total):
+    """Set `total` [A, A] to Σ_bonds g (e_a·d + δu_a)(e_b·d + δu_b).
+
+    Of site factors float64 [X, Y, Z], solutions u [A, X, Y, Z] for the axes int64 [A], and drops along each before u,
+    `flow` float64 [A, longest].
     """
     X, Y, Z = s.shape
-    g, drop = np.empty(Z), np.empty((3, Z))
+    A = len(axes)
+    g, drop = np.empty(Z), np.empty((A, Z))
     for line in range(X * Y):
         x, y = line // Y, line % Y
         for axis in range(3):
             _ahead(s, x, y, axis, g)
             for z in range(Z):
                 g[z] *= s[x, y, z]
-            for a in range(3):
-                _ahead(u[a], x, y, axis, drop[a])
-                for z in range(Z):
-                    drop[a, z] -= u[a, x, y, z]
-            for z in range(Z):
-                drop[axis, z] += flow[axis, x if axis == 0 else y if axis == 1 else z]
-            k = 0
-            for a in range(3):
-                for b in range(a, 3):
+            for a in range(A):
+                _drop(u[a], flow[a], x, y, axis, axes[a], drop[a])
+            for a in range(A):
+                for b in range(a, A):
                     left, right = drop[a], drop[b]
                     part = 0.0
                     for z in range(Z):
                         part += g[z] * left[z] * right[z]
-                    total[k] += part
-                    k += 1
+                    total[a, b] += part
+    for a in range(A):
+        for b in range(a):
+            total[a, b] = total[b, a]

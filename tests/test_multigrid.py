@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import gpuion
-from gpuion import homogenization, multigrid
+from gpuion import homogenization, multigrid, spectral
 from gpuion.homogenization import homogenize
 from gpuion.kernels import gradients
 from gpuion.kernels import multigrid as kernel
@@ -157,11 +157,15 @@ def test_energy_is_that_of_the_plain_sum():
         s = torch.from_numpy(np.stack([site_factors(shape, 0), site_factors(shape, 1)]))
         generator = torch.Generator().manual_seed(0)
         u = torch.randn(2, 3, *shape, generator=generator)
-        flow = [torch.rand(2, n, generator=generator).double() for n in shape]
+        flow = {axis: torch.rand(2, n, generator=generator).double() for axis, n in enumerate(shape)}
         # A few hundred terms of order 10 in float64.
-        torch.testing.assert_close(
-            multigrid.energy(s, u, flow), homogenization._energy(s, u, flow), rtol=1e-12, atol=1e-12
-        )
+        whole = spectral.energy(s, u, flow)
+        torch.testing.assert_close(multigrid.energy(s, u, flow), whole, rtol=1e-12, atol=1e-12)
+        for axes in ([1], [0, 2]):
+            some = u[:, axes].contiguous(), {axis: flow[axis] for axis in axes}
+            part = whole[:, axes][:, :, axes]
+            torch.testing.assert_close(multigrid.energy(s, *some), part, rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(spectral.energy(s, *some), part, rtol=1e-12, atol=1e-12)
 
 
 def test_iterations_do_not_grow_with_the_lattice():
