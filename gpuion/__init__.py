@@ -26,6 +26,7 @@ _HOME = {
     "PackingError": "errors",
     "sphere_diameter": "packing",
     "place": "packing",
+    "separate": "separation",
     "Medium": "medium",
     "TransportModel": "medium",
     "electrolyte": "medium",
