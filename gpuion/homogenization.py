@@ -30,7 +30,7 @@ from torch import Tensor
 
 from gpuion import multigrid, spectral
 from gpuion.medium import Medium
-from gpuion.stopping import Stop, patience
+from gpuion.stopping import MILD, Stop, contrast, patience
 
 ALL_AXES = (0, 1, 2)
 _FLOOR = 1e-6  # errors of D are relative to D, but at least to this fraction of the Voigt bound
@@ -55,7 +55,8 @@ class HomogenizationResult:
         Estimated error of each D_aa, relative to `scale`. An estimate, not a bound: over 1920 random media of 8³ to
         12³ sites and contrasts of 10 to 10⁶, solved to 1e-2, 1e-3 and 1e-4, fewer than one value in fifty was further
         from the exact one, none three times as far, and none at all up to a contrast of 100. One in ten was where
-        sites blocked at random meet a contrast of 10⁴ or more.
+        sites blocked at random meet a contrast of 10⁴ or more. The hardest are thin walls with pinholes, and tubes of
+        one site: of 3960 values 7 were further off, by up to 5 times.
     scale : float64 [B, 3]
         max(D_aa, 1e-6 of the Voigt bound Σ_bonds g h² / Π), in the unit of the medium's table.
     converged : bool [B]
@@ -248,10 +249,12 @@ def solve_fields(
     start = [_profile(s, axis, r[:, a]) for a, axis in enumerate(axes)]
     before = torch.stack([p.energy for p in start], 1)  # [C, A]
     floor = _FLOOR * torch.stack([p.voigt for p in start], 1)
+    decades = contrast(s).repeat(A)
     stop = Stop(
         energy=before.flatten().cpu().numpy(),
         floor=floor.flatten().cpu().numpy(),
-        patience=patience(s, 1 / 3).repeat(A) if way.spectral else patience(s, 1).repeat(A) * _EAGER,
+        patience=patience(decades, 1 / 3) if way.spectral else patience(decades, 1) * _EAGER,
+        mild=(decades <= MILD) & (not way.spectral),
         least=4 if way.spectral else 3,
         tolerance=limits[0],
         max_iterations=limits[1],
