@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gpuion.axes import ALL_AXES
 from gpuion.gradients import correctors, drops, site_factors
-from gpuion.homogenization import ALL_AXES, HomogenizationResult, homogenize
+from gpuion.homogenization import HomogenizationResult, homogenize
 from gpuion.medium import Medium
 
 

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from gpuion.axes import ALL_AXES, check_axes, widen
 from gpuion.errors import ConvergenceError
-from gpuion.homogenization import ALL_AXES, check_axes, solve_fields, ways, widen
+from gpuion.homogenization import solve_fields, ways
 
 _SINGLE = 1e-5  # tolerances below this go to float64 at once
 _ON_GPU = 2**27  # sites × axes in flight, as in `homogenize`

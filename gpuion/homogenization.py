@@ -29,10 +29,10 @@ import torch
 from torch import Tensor
 
 from gpuion import multigrid, spectral
+from gpuion.axes import ALL_AXES, check_axes, widen
 from gpuion.medium import Medium
 from gpuion.stopping import MILD, Stop, contrast, patience
 
-ALL_AXES = (0, 1, 2)
 _FLOOR = 1e-6  # errors of D are relative to D, but at least to this fraction of the Voigt bound
 _SPECTRAL = False  # the FFT as preconditioner on a CPU too, where it is slower: the oracle of tests
 _EAGER = 0.6  # of the patience, with multigrid: of 3600 errors 1 was above its estimate; with 0.5 6 were, by up to 3
@@ -140,31 +140,6 @@ def homogenize(
     )
 
 
-def check_axes(axes: Sequence[int]) -> tuple[int, ...]:
-    """Return the axes asked for in order.
-
-    Raises
-    ------
-    ValueError
-        Unless they are one to three different ones of 0, 1 and 2.
-    """
-    asked = tuple(axes) if isinstance(axes, Sequence) else ()
-    if not asked or len(set(asked)) < len(asked) or not all(axis in ALL_AXES for axis in asked):
-        raise ValueError(f"axes must be one to three different ones of 0, 1 and 2, as in axes=(0,), got {axes!r}")
-    return tuple(sorted(int(axis) for axis in asked))
-
-
-def widen(values: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """Return values [B, A] or [B, A, A] as [B, 3] or [B, 3, 3], NaN where an axis was not asked for."""
-    if axes == ALL_AXES:
-        return values
-    at = torch.tensor(axes, device=values.device)
-    if values.ndim == 2:
-        return values.new_full((len(values), 3), math.nan).index_copy(1, at, values)
-    rows = values.new_full((len(values), len(axes), 3), math.nan).index_copy(2, at, values)
-    return values.new_full((len(values), 3, 3), math.nan).index_copy(1, at, rows)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Way:
     """How to solve: the precision of the fields, and whether the preconditioner is the FFT or else multigrid."""
@@ -191,8 +166,7 @@ def _site_factors(medium: Medium) -> tuple[Tensor, Tensor]:
     Only classes that occur in a structure set its scale, so nothing overflows and batch mates do not matter.
     """
     B, L = len(medium), len(medium.potential)
-    share = max(1, _ON_CPU // max(1, medium.labels[:1].numel()))
-    counts = torch.cat([_histogram(part, L) for part in medium.labels.split(share)])
+    counts = _histogram(medium.labels, L)
     shut = ((counts > 0) & torch.isfinite(medium.potential)).sum(1) == 0
     if bool(shut.any()):
         b = int(shut.nonzero()[0, 0])
@@ -206,9 +180,31 @@ def _site_factors(medium: Medium) -> tuple[Tensor, Tensor]:
 
 
 def _histogram(labels: Tensor, L: int) -> Tensor:
-    """Return how many sites of each class each structure has, int64 [C, L]."""
-    first = torch.arange(len(labels), device=labels.device)[:, None] * L
-    return torch.bincount((labels.flatten(1).long() + first).flatten(), minlength=len(labels) * L).view(-1, L)
+    """Return how many sites of each class each structure has, int64 [B, L]."""
+    counts = torch.zeros(len(labels), L, dtype=torch.int64, device=labels.device)
+    if not labels.is_cuda:
+        from gpuion.kernels import tables
+
+        tables.count(labels.flatten(1).numpy(), counts.numpy())
+        return counts
+    share = max(1, _ON_CPU // max(1, labels[:1].numel()))
+    for first in range(0, len(labels), share):
+        part = labels[first : first + share]
+        start = torch.arange(len(part), device=labels.device)[:, None] * L
+        found = torch.bincount((part.flatten(1).long() + start).flatten(), minlength=len(part) * L)
+        counts[first : first + share] = found.view(-1, L)
+    return counts
+
+
+def _look_up(labels: Tensor, factor: Tensor) -> Tensor:
+    """Return the factors [C, L] of the classes of sites [C, X, Y, Z], float64 [C, X, Y, Z]."""
+    if labels.is_cuda:
+        return factor.gather(1, labels.flatten(1).long()).view(labels.shape)
+    from gpuion.kernels import tables
+
+    s = torch.empty(labels.shape, dtype=torch.float64)
+    tables.look_up(labels.flatten(1).numpy(), factor.numpy(), s.flatten(1).numpy())
+    return s
 
 
 def _solve_all(
@@ -224,7 +220,7 @@ def _solve_all(
 
     def solve(first: int) -> None:
         part = slice(first, first + size)
-        s = factor[part].gather(1, labels[part].flatten(1).long()).view(labels[part].shape)
+        s = _look_up(labels[part], factor[part])
         energy[part], error[part], scale[part], iterations[part], *_ = solve_fields(s, way, limits, axes)
 
     chunks, threads = range(0, len(labels), size), torch.get_num_threads()

@@ -51,7 +51,11 @@ def judge(falls: np.ndarray, active: np.ndarray, stop: Stop) -> tuple[np.ndarray
 
 def contrast(s: Tensor) -> np.ndarray:
     """Return the decades between the strongest conductance, 1, and the weakest that is none, [C]."""
-    return -2 * s.masked_fill(s == 0, 1.0).flatten(1).amin(1).log10().cpu().numpy()
+    if s.is_cuda:
+        return -2 * s.masked_fill(s == 0, 1.0).flatten(1).amin(1).log10().cpu().numpy()
+    from gpuion.kernels import tables
+
+    return -2 * np.log10(tables.weakest(s.flatten(1).numpy()))
 
 
 def patience(decades: np.ndarray, share: float) -> np.ndarray:

@@ -91,6 +91,15 @@ def around(x, X):
 
 
 @jit
+def parts_of(X):
+    """Return into how many parts of consecutive planes the finest level is cut, for threads to share.
+
+    Parts of 8 planes or more, at most 16: on spheres in 64³ to 150³ the energy falls as fast as in one part.
+    """
+    return max(1, min(16, X // 8))
+
+
+@jit
 def height_of(Y, Z):
     """Return how many lines of a plane are relaxed at once."""
     return min(Y, max(1, _STRIP // (Z + 2)))
