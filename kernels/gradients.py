@@ -31,9 +31,9 @@ class State(NamedTuple):
 
 def state(levels: Hierarchy, b: np.ndarray) -> State:
     """Return the fields of a row before its first step, from the right side b [X, Y, Z]."""
-    fields = [np.zeros_like(levels.s) for _ in range(4)]
+    fields = [np.zeros(levels.s.shape, levels.s.dtype) for _ in range(4)]
     _divide(b, levels.s, fields[0])
-    return State(*fields, np.zeros_like(levels.bonds[:2]), np.zeros(1), np.zeros((2, b.shape[0])))
+    return State(*fields, np.zeros(levels.bonds[:2].shape, levels.s.dtype), np.zeros(1), np.zeros((2, b.shape[0])))
 
 
 def solution(levels: Hierarchy, row: State, u: np.ndarray) -> None:

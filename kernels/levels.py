@@ -165,26 +165,64 @@ def _build(levels, field):
                 s[x, (y + 1) * W + 1 + z] = field[x, y, z]
         close(s[x], 1, Y, Y, Z)
     out = np.empty(W, s.dtype)
-    g = np.zeros((3, *s.shape), s.dtype)
     for x in range(X):
-        _, after = around(x, X)
         for y in range(1, Y + 1):
             neighbours(s, x, X, y, y, W, out)
             for z in range(1, Z + 1):
                 i = y * W + z
                 here = s[x, i]
-                g[0, x, i], g[1, x, i], g[2, x, i] = here * s[after, i], here * s[x, i + W], here * s[x, i + 1]
                 if here > 0 and out[z] > 0:
                     d[x, i], inverse[x, i] = out[z] / here, here / out[z]
                 else:
                     s[x, i] = 0
-    bonds = (g[0], g[1], g[2], d, inverse)
+    bonds = (d, d, d, d, inverse)
     for level in range(1, len(levels.table)):
         A, B, C, _ = levels.table[level]
         coarse = bonds_of(levels, level)
-        _merge(bonds, X, Y, Z, coarse, A, B, C, levels.weights[1])
+        if level == 1:
+            _merge_sites(s, X, Y, Z, coarse, A, B, C, levels.weights[1])
+        else:
+            _merge(bonds, X, Y, Z, coarse, A, B, C, levels.weights[1])
         _sum_up(coarse, A, B, C)
         bonds, X, Y, Z = coarse, A, B, C
+
+
+@jit
+def _merge_sites(s, X, Y, Z, coarse, A, B, C, stiff):
+    """Add up the bonds s s' between blocks of sites."""
+    V, W = Z + 2, C + 2
+    line = np.empty(Z, s.dtype)
+    for x in range(X):
+        _, after = around(x, X)
+        a, a_next = min(x // 2, A - 1), min((x + 1) % X // 2, A - 1)
+        for y in range(Y):
+            b, b_next = min(y // 2, B - 1), min((y + 1) % Y // 2, B - 1)
+            i, j = (y + 1) * V + 1, (b + 1) * W + 1
+            here = s[x, i : i + Z]
+            if a != a_next:
+                _product(here, s[after, i : i + Z], line)
+                _pair_up(line, coarse[0][a, j : j + C], stiff)
+            if b != b_next:
+                _product(here, s[x, i + V : i + V + Z], line)
+                _pair_up(line, coarse[1][a, j : j + C], stiff)
+            if C > 1:
+                _product(here, s[x, i + 1 : i + 1 + Z], line)
+                _add_ends(line, coarse[2][a, j : j + C], stiff)
+
+
+@jit
+def _product(a, b, out):
+    """Set `out` to a b."""
+    for i in range(len(out)):
+        out[i] = a[i] * b[i]
+
+
+@jit
+def _add_ends(line, to, stiff):
+    """Add the bonds along a line from the last site of each block to the next block."""
+    for c in range(len(to) - 1):
+        to[c] += stiff * line[2 * c + 1]
+    to[len(to) - 1] += stiff * line[len(line) - 1]
 
 
 @jit
@@ -195,15 +233,26 @@ def _merge(fine, X, Y, Z, coarse, A, B, C, stiff):
         a, a_next = min(x // 2, A - 1), min((x + 1) % X // 2, A - 1)
         for y in range(Y):
             b, b_next = min(y // 2, B - 1), min((y + 1) % Y // 2, B - 1)
-            for z in range(Z):
-                c, c_next = min(z // 2, C - 1), min((z + 1) % Z // 2, C - 1)
-                i, j = (y + 1) * V + z + 1, (b + 1) * W + c + 1
-                if a != a_next:
-                    coarse[0][a, j] += stiff * fine[0][x, i]
-                if b != b_next:
-                    coarse[1][a, j] += stiff * fine[1][x, i]
-                if c != c_next:
-                    coarse[2][a, j] += stiff * fine[2][x, i]
+            i, j = (y + 1) * V + 1, (b + 1) * W + 1
+            if a != a_next:
+                _pair_up(fine[0][x, i : i + Z], coarse[0][a, j : j + C], stiff)
+            if b != b_next:
+                _pair_up(fine[1][x, i : i + Z], coarse[1][a, j : j + C], stiff)
+            if C > 1:
+                _add_ends(fine[2][x, i : i + Z], coarse[2][a, j : j + C], stiff)
+
+
+@jit
+def _pair_up(line, to, stiff):
+    """Add the bonds of a line of sites to those of its blocks."""
+    Z, C = len(line), len(to)
+    if Z == 1:
+        to[0] += stiff * line[0]
+        return
+    for c in range(C):
+        to[c] += stiff * (line[2 * c] + line[2 * c + 1])
+    if Z % 2:
+        to[C - 1] += stiff * line[Z - 1]
 
 
 @jit
