@@ -115,6 +115,6 @@ def test_pinholes_hide_seldom():
         excess = (result.diffusivity - exact.diffusivity) / result.scale
         found.append(torch.where(excess > 2e-9, excess / result.error.clamp_min(1e-300), 0.0))
     found = torch.stack(found)
-    # "of 3960 values 7 were further off, by up to 5 times": of 1800 that is 3.2, and 9 are 3 sigma more. Here 3, by 3.1.
+    # "of 3960 values 7 were further off, by up to 5 times": 3.2 of 1800, and 9 are 3 sigma more. Here 3, by 3.1.
     assert (found > 1).sum() <= 9
     assert found.max() <= 6
