@@ -256,7 +256,7 @@ def solve_fields(
         max_iterations=limits[1],
     )
     method = spectral if way.spectral else multigrid
-    u, fall, tail, iterations = method.solve(s.to(way.dtype), r.flatten(0, 1), stop)
+    u, fall, tail, iterations = method.solve(s, r.flatten(0, 1), stop)
     u, flow = u.unflatten(0, (C, A)), {axis: p.flow for axis, p in zip(axes, start, strict=True)}
     energy = method.energy(s, u, flow)
     reached = energy.diagonal(dim1=1, dim2=2)

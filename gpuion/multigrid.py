@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from gpuion.kernels.gradients import State
     from gpuion.kernels.levels import Hierarchy
 
-_WEAKEST = {torch.float32: 1e-18, torch.float64: 1e-150}  # site factors whose inverse can still be worked with
 _SHARED = 2**18  # sites from which on threads gain by sharing a row
 
 
@@ -29,18 +28,17 @@ def solve(s: Tensor, r: Tensor, stop: Stop) -> tuple[Tensor, Tensor, Tensor, Ten
 
     Parameters
     ----------
-    s : float32 or float64 [C, X, Y, Z]
+    s : float64 [C, X, Y, Z]
         Site factors in [0, 1], on the CPU.
-    r : [R, X, Y, Z]
-        Right sides b of the same precision, A a structure.
+    r : float32 or float64 [R, X, Y, Z]
+        Right sides b, A a structure; the precision to solve in.
     stop : Stop
         When to end.
     """
     from gpuion.kernels.levels import hierarchy
 
-    s = torch.where(s < _WEAKEST[s.dtype], 0.0, s)
     u = torch.empty_like(r)
-    levels = _each(lambda c: hierarchy(s[c].numpy()), range(len(s)))
+    levels = _each(lambda c: hierarchy(s[c].numpy(), u.numpy().dtype), range(len(s)))
 
     threads = torch.get_num_threads()
     left = len(r) % threads if s[0].numel() >= _SHARED else 0

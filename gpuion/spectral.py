@@ -21,7 +21,7 @@ def solve(s: Tensor, r: Tensor, stop: Stop) -> tuple[Tensor, Tensor, Tensor, Ten
 
     As `multigrid.solve`. Rows that are done leave, so that all work is on whole contiguous fields.
     """
-    s = s.repeat_interleave(len(r) // len(s), 0)
+    s = s.to(r.dtype).repeat_interleave(len(r) // len(s), 0)
     R, last = len(s), stop.max_iterations
     falls, tail, iterations = np.zeros((last, R)), np.zeros(R), np.full(R, last)
     active = np.arange(R)

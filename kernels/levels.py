@@ -20,6 +20,7 @@ import numpy as np
 _DAMPING = 0.9  # of a sweep
 _STIFF = 0.5  # of a coarse bond
 _STRIP = 256  # sites relaxed at once, if not a line is longer; with lines of 25 alone a sweep takes 3 times as long
+_WEAKEST = {4: 1e-18, 8: 1e-150}  # by bytes of the precision: site factors whose inverse can still be worked with
 
 jit = numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
 
@@ -40,18 +41,22 @@ class Hierarchy(NamedTuple):
     weights: np.ndarray
 
 
-def hierarchy(s: np.ndarray) -> Hierarchy:
-    """Return the levels of a structure with site factors [X, Y, Z], in the precision of s."""
+def hierarchy(s: np.ndarray, dtype: type | np.dtype | None = None) -> Hierarchy:
+    """Return the levels of a structure with site factors [X, Y, Z], in the precision of s or another.
+
+    Factors whose inverse that precision cannot work with count as 0.
+    """
+    dtype = np.dtype(dtype or s.dtype)
     sizes = [s.shape]
     while max(sizes[-1]) > 1:
         sizes.append(tuple(max(1, n // 2) for n in sizes[-1]))
     first = np.cumsum([0, 0] + [(X + 1) * (Y + 2) * (Z + 2) for X, Y, Z in sizes[1:]])
     table = np.array([(*size, at) for size, at in zip(sizes, first, strict=False)], np.int64)
     X, Y, Z = s.shape
-    fields = [np.zeros((X + 1, (Y + 2) * (Z + 2)), s.dtype) for _ in range(3)]
-    weights = np.array([_DAMPING, _STIFF], s.dtype)
-    levels = Hierarchy(*fields, table, np.zeros((5, first[-1]), s.dtype), weights)
-    _build(levels, s)
+    fields = [np.zeros((X + 1, (Y + 2) * (Z + 2)), dtype) for _ in range(3)]
+    weights = np.array([_DAMPING, _STIFF], dtype)
+    levels = Hierarchy(*fields, table, np.zeros((5, first[-1]), dtype), weights)
+    _build(levels, s, _WEAKEST[dtype.itemsize])
     return levels
 
 
@@ -154,7 +159,7 @@ def bonds_of(levels, level):
 
 
 @jit
-def _build(levels, field):
+def _build(levels, field, weakest):
     """Fill a hierarchy for the site factors [X, Y, Z]."""
     s, d, inverse = levels.s, levels.d, levels.inverse
     X, Y, Z = field.shape
@@ -162,7 +167,8 @@ def _build(levels, field):
     for x in range(X):
         for y in range(Y):
             for z in range(Z):
-                s[x, (y + 1) * W + 1 + z] = field[x, y, z]
+                value = field[x, y, z]
+                s[x, (y + 1) * W + 1 + z] = value if value >= weakest else 0.0
         close(s[x], 1, Y, Y, Z)
     out = np.empty(W, s.dtype)
     for x in range(X):
