@@ -99,7 +99,8 @@ def around(x, X):
 def parts_of(X):
     """Return into how many parts of consecutive planes the finest level is cut, for threads to share.
 
-    Parts of 8 planes or more, at most 16: on spheres in 64³ to 150³ the energy falls as fast as in one part.
+    Parts of 8 planes or more, at most 16. What is left of the error of D after each of four iterations is 1 to 4% more
+    than in one part on spheres in 64³, 2 to 11% on pores in 96³, where an iteration takes it down 8-fold or more.
     """
     return max(1, min(16, X // 8))
 
