@@ -27,6 +27,7 @@ _HOME = {
     "sphere_diameter": "packing",
     "place": "packing",
     "change_loading": "loading",
+    "separate": "separation",
     "Medium": "medium",
     "TransportModel": "medium",
     "electrolyte": "medium",

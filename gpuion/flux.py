@@ -4,10 +4,12 @@ Letters: B structures, X Y Z sites, K classes.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from gpuion.axes import ALL_AXES
 from gpuion.gradients import correctors, drops, site_factors
 from gpuion.homogenization import HomogenizationResult, homogenize
 from gpuion.medium import Medium
@@ -57,13 +59,18 @@ def currents(medium: Medium, axis: int, *, tolerance: float = 1e-6, max_iteratio
         )
     labels = medium.labels.long()
     s, unit, _ = site_factors(medium.potential[labels], medium.diffusivity.log()[labels])
-    _, v = correctors(s, tolerance, max_iterations)
+    _, v = correctors(s, tolerance, max_iterations, (axis,))
     scale = (unit * labels[:1].numel())[:, None, None, None]
-    return torch.stack([scale * s * s.roll(-1, d + 1) * drops(v, d)[:, axis] for d in range(3)], 1)
+    return torch.stack([scale * s * s.roll(-1, d + 1) * drops(v, d, (axis,))[:, 0] for d in range(3)], 1)
 
 
 def tortuosity(
-    medium: Medium, result: HomogenizationResult | None = None, *, tolerance: float = 1e-4, max_iterations: int = 2000
+    medium: Medium,
+    result: HomogenizationResult | None = None,
+    *,
+    tolerance: float = 1e-4,
+    max_iterations: int = 2000,
+    axes: Sequence[int] = ALL_AXES,
 ) -> Tensor:
     """Return the tortuosity factor along each axis: τ_a = ⟨D π⟩ / (⟨π⟩ D_aa), with π = exp(−U).
 
@@ -82,20 +89,20 @@ def tortuosity(
         Labelled lattices [B, X, Y, Z].
     result : HomogenizationResult, optional
         What `homogenize(medium)` gave, if it is at hand.
-    tolerance, max_iterations : float, int
+    tolerance, max_iterations, axes : float, int, ints
         Of the solve, without `result`. τ has the relative error of D_aa.
 
     Returns
     -------
     Tensor
-        float64 [B, 3], at least 1; +inf where nothing passes (D_aa = 0).
+        float64 [B, 3], at least 1; +inf where nothing passes (D_aa = 0), NaN where the axis was not solved for.
 
     Raises
     ------
     ValueError
         For a result of another number of structures, and as `homogenize` does.
     """
-    result = result or homogenize(medium, tolerance=tolerance, max_iterations=max_iterations)
+    result = result or homogenize(medium, tolerance=tolerance, max_iterations=max_iterations, axes=axes)
     if len(result.tensor) != len(medium):
         raise ValueError(f"the result has {len(result.tensor)} structures, the medium {len(medium)}; give its own")
     K = len(medium.potential)
@@ -105,4 +112,4 @@ def tortuosity(
     share = torch.softmax(counts.log() - medium.potential, 1)  # of the ions in each class; U of any size
     mean = (share * medium.diffusivity).sum(1, keepdim=True)
     D = result.diffusivity
-    return torch.where(D > 0, mean / D, math.inf)
+    return torch.where(D == 0, math.inf, mean / D)

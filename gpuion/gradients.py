@@ -8,16 +8,18 @@ and D_ab = E_ab / Π with Π = Σ_x exp(−U_x), half of each bond belongs to ei
 
 They sum to D_ab and to 0: D doubles with all D_x, and a shift of U changes nothing.
 
-Letters: B structures of the batch, C of a chunk; X Y Z sites.
+Letters: B structures of the batch, C of a chunk; A axes solved; X Y Z sites.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from gpuion.axes import ALL_AXES, check_axes, widen
 from gpuion.errors import ConvergenceError
 from gpuion.homogenization import solve_fields, ways
 
@@ -33,6 +35,7 @@ def effective_diffusivity(
     diffusivity: Tensor | None = None,
     tolerance: float = 1e-6,
     max_iterations: int = 2000,
+    axes: Sequence[int] = ALL_AXES,
 ) -> Tensor:
     """Return the effective diffusivity tensor of fields, differentiable in them: D = D(U_x, ln D_x).
 
@@ -54,16 +57,20 @@ def effective_diffusivity(
         Bound in (0, 1) on the estimated relative error of each D_aa, as in `homogenize`.
     max_iterations : int
         Iterations after which the solve is given up.
+    axes : ints
+        Those of 0, 1 and 2 to solve for, as in `homogenize`.
 
     Returns
     -------
     Tensor
-        float64 [B, 3, 3], symmetric, in the unit of D_x. Gradients have the dtype of their fields.
+        float64 [B, 3, 3], symmetric, in the unit of D_x; NaN where an axis was not asked for. Gradients have
+        the dtype of their fields.
 
     Raises
     ------
     ValueError
-        For fields of other shapes or values, both diffusivities at once, a structure with no open site.
+        For fields of other shapes or values, both diffusivities at once, axes that are none, a structure with no open
+        site.
     ConvergenceError
         If a structure misses the tolerance.
     """
@@ -76,13 +83,14 @@ def effective_diffusivity(
         log_diffusivity = torch.where(mobile, diffusivity, 1.0).log().masked_fill(~mobile, -math.inf)
     if log_diffusivity is None:
         log_diffusivity = torch.zeros_like(potential)
+    chosen = check_axes(axes)
     fields = torch.broadcast_tensors(potential, log_diffusivity)
     _check(*fields)
     if not 0 < tolerance < 1 or max_iterations < 1:
         raise ValueError(
             f"tolerance must lie in (0, 1) and max_iterations be at least 1, got {tolerance} and {max_iterations}"
         )
-    return _Homogenized.apply(*fields, tolerance, max_iterations)
+    return widen(_Homogenized.apply(*fields, (tolerance, max_iterations), chosen), chosen)
 
 
 def _check(potential: Tensor, log_diffusivity: Tensor) -> None:
@@ -118,21 +126,23 @@ def site_factors(potential: Tensor, log_diffusivity: Tensor) -> tuple[Tensor, Te
     return s, (2 * top - log_weight).exp(), (-U - log_weight[:, None, None, None]).exp()
 
 
-def correctors(s: Tensor, tolerance: float, max_iterations: int) -> tuple[Tensor, Tensor]:
-    """Return energies [B, 3, 3] and the solutions v [B, 3, X, Y, Z], float64, of media with site factors s.
+def correctors(s: Tensor, tolerance: float, max_iterations: int, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return energies [B, A, A] and the solutions v [B, A, X, Y, Z] for A axes, float64, of media with site factors s.
 
     Raises
     ------
     ConvergenceError
         If a structure misses the tolerance.
     """
-    size = max(1, (_ON_GPU if s.is_cuda else _ON_CPU) // (3 * s[:1].numel() or 1))
-    energy = s.new_zeros(len(s), 3, 3)
-    v = s.new_zeros(len(s), 3, *s.shape[1:])
+    A = len(axes)
+    size = max(1, (_ON_GPU if s.is_cuda else _ON_CPU) // (A * s[:1].numel() or 1))
+    energy = s.new_zeros(len(s), A, A)
+    v = s.new_zeros(len(s), A, *s.shape[1:])
     for first in range(0, len(s), size):
         rows = torch.arange(first, min(first + size, len(s)), device=s.device)
         for way in ways(tolerance, _SINGLE, on_gpu=s.is_cuda):
-            energy[rows], error, _, iterations, u, flow = solve_fields(s[rows], way, (tolerance, max_iterations))
+            limits = tolerance, max_iterations
+            energy[rows], error, _, iterations, u, flow = solve_fields(s[rows], way, limits, axes)
             v[rows] = _with_profiles(u.double(), flow)
             missed = (error > tolerance).any(1)
             rows, error, iterations = rows[missed], error[missed], iterations[missed]
@@ -147,19 +157,20 @@ def correctors(s: Tensor, tolerance: float, max_iterations: int) -> tuple[Tensor
     return energy, v
 
 
-def _with_profiles(u: Tensor, flow: list[Tensor]) -> Tensor:
-    """Add to u [C, 3, X, Y, Z] the profiles along the axes that the solver started from."""
-    for axis, drop in enumerate(flow):
+def _with_profiles(u: Tensor, flow: dict[int, Tensor]) -> Tensor:
+    """Add to u [C, A, X, Y, Z] the profiles along the axes that the solver started from."""
+    for row, (axis, drop) in enumerate(flow.items()):
         level = (drop - 1).cumsum(1).roll(1, 1)  # layer i lies behind the drops 0 … i − 1
         level[:, 0] = 0
-        u[:, axis] += level.view(len(u), *(-1 if a == axis else 1 for a in range(3)))
+        u[:, row] += level.view(len(u), *(-1 if a == axis else 1 for a in range(3)))
     return u
 
 
-def drops(v: Tensor, axis: int) -> Tensor:
-    """Return w_a = e_a·d + δv_a of the bonds from each site forward along an axis, [C, 3, X, Y, Z]."""
+def drops(v: Tensor, axis: int, axes: tuple[int, ...]) -> Tensor:
+    """Return w_a = e_a·d + δv_a of the bonds from each site forward along an axis, [C, A, X, Y, Z]."""
     w = v.roll(-1, axis + 2) - v
-    w[:, axis] += 1
+    if axis in axes:
+        w[:, axes.index(axis)] += 1
     return w
 
 
@@ -167,11 +178,11 @@ class _Homogenized(torch.autograd.Function):
     """D = E / Π with the gradients of the module's heading."""
 
     @staticmethod
-    def forward(ctx: Any, potential: Tensor, log_diffusivity: Tensor, tolerance: float, max_iterations: int) -> Tensor:
-        s, unit, weight = site_factors(potential, log_diffusivity)
-        energy, v = correctors(s, tolerance, max_iterations)
+    def forward(ctx: Any, U: Tensor, log_D: Tensor, limits: tuple[float, int], axes: tuple[int, ...]) -> Tensor:
+        s, unit, weight = site_factors(U, log_D)
+        energy, v = correctors(s, *limits, axes)
         tensor = energy * unit[:, None, None]
-        ctx.dtypes = potential.dtype, log_diffusivity.dtype
+        ctx.dtypes, ctx.axes = (U.dtype, log_D.dtype), axes
         ctx.save_for_backward(s, v, weight, unit, tensor)
         return tensor
 
@@ -181,7 +192,7 @@ class _Homogenized(torch.autograd.Function):
         s, v, weight, unit, tensor = ctx.saved_tensors
         share = torch.zeros_like(s)  # Σ_ab grad_ab Σ_{bonds of x} g w_a w_b
         for axis in range(3):
-            w = drops(v, axis)
+            w = drops(v, axis, ctx.axes)
             bond = s * s.roll(-1, axis + 1) * torch.einsum("bij,bixyz,bjxyz->bxyz", grad, w, w)
             share += bond + bond.roll(1, axis + 1)
         share *= unit[:, None, None, None] / 2

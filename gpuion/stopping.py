@@ -9,18 +9,23 @@ import math
 import numpy as np
 from torch import Tensor
 
+MILD = 2.0  # decades of contrast up to which steep falls are trusted
+_STEEP = 0.15
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stop:
     """When a row is done.
 
-    Attributes: `energy` at the start, `floor` of the scale of errors and `patience`, float64 [R] each; `least`, the
-    shortest plateau to expect; the `tolerance` of the relative error; `max_iterations`.
+    Attributes: `energy` at the start, `floor` of the scale of errors and `patience`, float64 [R] each; `mild`, bool
+    [R], whether a steep fall can be trusted; `least`, the shortest plateau to expect; the `tolerance` of the relative
+    error; `max_iterations`.
     """
 
     energy: np.ndarray
     floor: np.ndarray
     patience: np.ndarray
+    mild: np.ndarray
     least: int
     tolerance: float
     max_iterations: int
@@ -39,19 +44,44 @@ def judge(falls: np.ndarray, active: np.ndarray, stop: Stop) -> tuple[np.ndarray
         What to expect of all rows.
     """
     tail = _tail(falls, stop.patience[active], stop.least)
+    tail = np.minimum(tail, np.where(stop.mild[active], _steep(falls), math.inf))
     least = stop.energy[active] - falls.sum(0) - tail
     return tail, tail <= stop.tolerance * np.maximum(least, stop.floor[active])
 
 
-def patience(s: Tensor, share: float) -> np.ndarray:
+def contrast(s: Tensor) -> np.ndarray:
+    """Return the decades between the strongest conductance, 1, and the weakest that is none, [C]."""
+    if s.is_cuda:
+        return -2 * s.masked_fill(s == 0, 1.0).flatten(1).amin(1).log10().cpu().numpy()
+    from gpuion.kernels import tables
+
+    return -2 * np.log10(tables.weakest(s.flatten(1).numpy()))
+
+
+def patience(decades: np.ndarray, share: float) -> np.ndarray:
     """Return how long a plateau to expect, in √iterations, [C]: strong contrast makes long ones.
 
     1.5 up to a contrast of 1e4 between conductances, and `share` more for each decade beyond, as the preconditioner
     needs it. With the Laplacian and the inverse diagonal a third is enough: of 1260 errors at 1e-2, 1e-4 and 1e-6 in
     media of contrasts up to 1e8 one was above its tolerance, by 1.02 times.
     """
-    weakest = s.masked_fill(s == 0, 1.0).flatten(1).amin(1)
-    return (1.5 + share * (-2 * weakest.log10() - 4).clamp(0, 8)).cpu().numpy()
+    return 1.5 + share * (decades - 4).clip(0, 8)
+
+
+def _steep(falls: np.ndarray) -> np.ndarray:
+    """Return four times the last fall, [K], where the last two were each at most _STEEP of the one before, else inf.
+
+    One such is enough after two iterations. With multigrid, up to a contrast of 100, this ends the solves of 10 530
+    axes (spheres, pores, blobs, electrolytes, noise, percolation; 8³ to 48³) after 3.8 iterations on average for 4.8 at
+    a tolerance of 0.3, 5.9 for 6.5 at 1e-2 and 9.3 for 9.9 at 1e-4, and of 3960 axes of pinholes and tubes after 3.3
+    for 4.7 at 1e-2. As many estimates were below the true error with it as without: 1 to 3, and 1 to 7. Twice the last
+    fall would add some, and so would a contrast of 1000.
+    """
+    T, K = falls.shape
+    if T < 2:
+        return np.full(K, math.inf)
+    size = np.abs(falls[-3:])  # rounding may leave one below 0
+    return np.where((size[1:] <= _STEEP * size[:-1]).all(0), 4 * size[-1], math.inf)
 
 
 def _tail(falls: np.ndarray, patience: np.ndarray, least: int) -> np.ndarray:

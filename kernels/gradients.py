@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpuion.kernels.levels import Hierarchy, jit, neighbours
-from gpuion.kernels.multigrid import precondition
+from gpuion.kernels.levels import Hierarchy, jit, neighbours, parts_of
 
 
 class State(NamedTuple):
@@ -18,7 +17,7 @@ class State(NamedTuple):
 
     `drift` float64 [1] is how much of s there is in c − B t. Exactly there is none, but rounding leaves some, which
     no t removes: the preconditioner answers it with more and more of s, which spoils the steps at strong contrast.
-    So each step takes out what the last one left.
+    So each step takes out what the last one left. `sums` float64 [2, X] are sums over planes, added in order.
     """
 
     r: np.ndarray
@@ -27,13 +26,14 @@ class State(NamedTuple):
     z: np.ndarray
     coarse: np.ndarray
     drift: np.ndarray
+    sums: np.ndarray
 
 
 def state(levels: Hierarchy, b: np.ndarray) -> State:
     """Return the fields of a row before its first step, from the right side b [X, Y, Z]."""
-    fields = [np.zeros_like(levels.s) for _ in range(4)]
+    fields = [np.zeros(levels.s.shape, levels.s.dtype) for _ in range(4)]
     _divide(b, levels.s, fields[0])
-    return State(*fields, np.zeros_like(levels.bonds[:2]), np.zeros(1))
+    return State(*fields, np.zeros(levels.bonds[:2].shape, levels.s.dtype), np.zeros(1), np.zeros((2, b.shape[0])))
 
 
 def solution(levels: Hierarchy, row: State, u: np.ndarray) -> None:
@@ -66,84 +66,91 @@ def _undo(t, s, u):
 
 
 @jit
-def _dot(a, b, X, Y, Z):
-    """Return Σ a b over the sites, float64, line by line."""
+def planes(X, k, m):
+    """Return the planes of parts k … m − 1."""
+    parts = parts_of(X)
+    return range(k * X // parts, m * X // parts)
+
+
+@jit
+def dot(levels, a, b, sums, k, m):
+    """Set `sums` to Σ a b over the sites of each plane of parts k … m − 1, float64, line by line."""
+    X, Y, Z, _ = levels.table[0]
     W = Z + 2
-    total = 0.0
-    for x in range(X):
+    for x in planes(X, k, m):
+        total = 0.0
         for y in range(1, Y + 1):
             here, there = a[x, y * W + 1 : (y + 1) * W - 1], b[x, y * W + 1 : (y + 1) * W - 1]
             part = 0.0
             for z in range(Z):
                 part += np.float64(here[z]) * np.float64(there[z])
             total += part
-    return total
+        sums[x] = total
 
 
 @jit
-def _apply(d, p, q, X, Y, Z):
-    """Set q to B p; return pᵀB p."""
+def turn(levels, z, scale, p, k, m):
+    """Set p to z + scale · p in parts k … m − 1."""
+    for x in planes(levels.table[0][0], k, m):
+        _add(z[x], scale[0], p[x], p[x])
+
+
+@jit
+def apply(levels, p, q, sums, k, m):
+    """Set q to B p, `sums` to pᵀB p of each plane, in parts k … m − 1."""
+    X, Y, Z, _ = levels.table[0]
     W = Z + 2
     out = np.empty(W, p.dtype)
-    total = 0.0
-    for x in range(X):
+    for x in planes(X, k, m):
+        total = 0.0
         for y in range(1, Y + 1):
             neighbours(p, x, X, y, y, W, out)
             i, j = y * W + 1, (y + 1) * W - 1
-            here, there, sums, near = p[x, i:j], q[x, i:j], d[x, i:j], out[1:]
+            here, there, sums_here, near = p[x, i:j], q[x, i:j], levels.d[x, i:j], out[1:]
             part = 0.0
             for z in range(Z):
-                value = sums[z] * here[z] - near[z]
+                value = sums_here[z] * here[z] - near[z]
                 there[z] = value
                 part += np.float64(here[z]) * np.float64(value)
             total += part
-    return total
+        sums[x] = total
 
 
 @jit
 def _add(a, scale, b, out):
-    """Set `out` to a + scale · b, plane by plane."""
-    for x in range(len(a)):
-        here, there, to = a[x], b[x], out[x]
-        for i in range(len(here)):
-            to[i] = here[i] + scale * there[i]
+    """Set a plane `out` to a + scale · b."""
+    for i in range(len(a)):
+        out[i] = a[i] + scale * b[i]
 
 
 @jit
-def _reduce(r, alpha, q, drift, s, X, Y, Z):
-    """Take alpha q and drift · s from r; return how much of s is left in it, Σ s r / Σ s²."""
+def update(levels, row, scale, k, m):
+    """Take the step in parts k … m − 1: t + alpha p, r − alpha B p − drift · s; set Σ s r and Σ s² of each plane."""
+    X, Y, Z, _ = levels.table[0]
     W = Z + 2
-    total = weight = 0.0
-    for x in range(X):
+    for x in planes(X, k, m):
+        _add(row.t[x], scale[1], row.p[x], row.t[x])
+        total = weight = 0.0
         for y in range(1, Y + 1):
             i, j = y * W + 1, (y + 1) * W - 1
-            here, there, null = r[x, i:j], q[x, i:j], s[x, i:j]
+            here, there, null = row.r[x, i:j], row.z[x, i:j], levels.s[x, i:j]
             part = norm = 0.0
             for z in range(Z):
-                here[z] -= alpha * there[z] + drift * null[z]
+                here[z] -= scale[1] * there[z] + scale[2] * null[z]
                 part += np.float64(here[z]) * np.float64(null[z])
                 norm += np.float64(null[z]) * np.float64(null[z])
             total += part
             weight += norm
-    return total / weight if weight > 0 else 0.0
+        row.sums[0, x], row.sums[1, x] = total, weight
 
 
 @jit
-def step(levels, row, before):
-    """Do one iteration; return the fall of the energy and rᵀz, of which `before` is that of the last iteration."""
-    r, t, p, z, flat, drift = row
-    X, Y, Z, _ = levels.table[0]
-    precondition(levels, r, z, flat)
-    rz = _dot(r, z, X, Y, Z)
-    scale = np.empty(3, r.dtype)
-    scale[0] = rz / before if before > 0 else 0
-    _add(z, scale[0], p, p)
-    curvature = _apply(levels.d, p, z, X, Y, Z)
-    alpha = rz / curvature if curvature > 0 else 0.0
-    scale[1], scale[2] = alpha, drift[0]
-    _add(t, scale[1], p, t)
-    drift[0] = _reduce(r, scale[1], z, scale[2], levels.s, X, Y, Z)
-    return alpha * rz, rz
+def add_up(sums):
+    """Return the sum of the planes' sums, in order."""
+    total = 0.0
+    for x in range(len(sums)):
+        total += sums[x]
+    return total
 
 
 @jit
@@ -158,31 +165,39 @@ def _ahead(field, x, y, axis, out):
 
 
 @jit
-def energy(s, u, flow, total):
-    """Add to `total` [6] Σ_bonds g (e_a·d + δu_a)(e_b·d + δu_b) for ab = xx, xy, xz, yy, yz, zz.
+def _drop(u, flow, x, y, axis, along, out):
+    """Set `out` to the drops e·d + δu from a line to its neighbours one site on along an axis."""
+    Z = len(out)
+    _ahead(u, x, y, axis, out)
+    for z in range(Z):
+        out[z] -= u[x, y, z]
+    if axis == along:
+        for z in range(Z):
+            out[z] += flow[x if axis == 0 else y if axis == 1 else z]
 
-    Of site factors float64 [X, Y, Z], solutions u [3, X, Y, Z] and drops along each axis, `flow` float64 [3, longest].
+
+@jit
+def energy(s, u, flow, axes, total, first, last):
+    """Set `total` [X, A, A] to Σ_bonds g (e_a·d + δu_a)(e_b·d + δu_b) of the bonds from planes first … last − 1.
+
+    Of site factors float64 [X, Y, Z], solutions u [A, X, Y, Z] for the axes int64 [A], and drops along each before u,
+    `flow` float64 [A, longest].
     """
-    X, Y, Z = s.shape
-    g, drop = np.empty(Z), np.empty((3, Z))
-    for line in range(X * Y):
+    _, Y, Z = s.shape
+    A = len(axes)
+    g, drop = np.empty(Z), np.empty((A, Z))
+    for line in range(first * Y, last * Y):
         x, y = line // Y, line % Y
         for axis in range(3):
             _ahead(s, x, y, axis, g)
             for z in range(Z):
                 g[z] *= s[x, y, z]
-            for a in range(3):
-                _ahead(u[a], x, y, axis, drop[a])
-                for z in range(Z):
-                    drop[a, z] -= u[a, x, y, z]
-            for z in range(Z):
-                drop[axis, z] += flow[axis, x if axis == 0 else y if axis == 1 else z]
-            k = 0
-            for a in range(3):
-                for b in range(a, 3):
+            for a in range(A):
+                _drop(u[a], flow[a], x, y, axis, axes[a], drop[a])
+            for a in range(A):
+                for b in range(a, A):
                     left, right = drop[a], drop[b]
                     part = 0.0
                     for z in range(Z):
                         part += g[z] * left[z] * right[z]
-                    total[k] += part
-                    k += 1
+                    total[x, a, b] += part

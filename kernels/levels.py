@@ -20,6 +20,7 @@ import numpy as np
 _DAMPING = 0.9  # of a sweep
 _STIFF = 0.5  # of a coarse bond
 _STRIP = 256  # sites relaxed at once, if not a line is longer; with lines of 25 alone a sweep takes 3 times as long
+_WEAKEST = {4: 1e-18, 8: 1e-150}  # by bytes of the precision: site factors whose inverse can still be worked with
 
 jit = numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
 
@@ -40,18 +41,22 @@ class Hierarchy(NamedTuple):
     weights: np.ndarray
 
 
-def hierarchy(s: np.ndarray) -> Hierarchy:
-    """Return the levels of a structure with site factors [X, Y, Z], in the precision of s."""
+def hierarchy(s: np.ndarray, dtype: type | np.dtype | None = None) -> Hierarchy:
+    """Return the levels of a structure with site factors [X, Y, Z], in the precision of s or another.
+
+    Factors whose inverse that precision cannot work with count as 0.
+    """
+    dtype = np.dtype(dtype or s.dtype)
     sizes = [s.shape]
     while max(sizes[-1]) > 1:
         sizes.append(tuple(max(1, n // 2) for n in sizes[-1]))
     first = np.cumsum([0, 0] + [(X + 1) * (Y + 2) * (Z + 2) for X, Y, Z in sizes[1:]])
     table = np.array([(*size, at) for size, at in zip(sizes, first, strict=False)], np.int64)
     X, Y, Z = s.shape
-    fields = [np.zeros((X + 1, (Y + 2) * (Z + 2)), s.dtype) for _ in range(3)]
-    weights = np.array([_DAMPING, _STIFF], s.dtype)
-    levels = Hierarchy(*fields, table, np.zeros((5, first[-1]), s.dtype), weights)
-    _build(levels, s)
+    fields = [np.zeros((X + 1, (Y + 2) * (Z + 2)), dtype) for _ in range(3)]
+    weights = np.array([_DAMPING, _STIFF], dtype)
+    levels = Hierarchy(*fields, table, np.zeros((5, first[-1]), dtype), weights)
+    _build(levels, s, _WEAKEST[dtype.itemsize])
     return levels
 
 
@@ -88,6 +93,16 @@ def around(x, X):
     if X == 1:
         return X, X
     return (x - 1 if x > 0 else X - 1), (x + 1 if x < X - 1 else 0)
+
+
+@jit
+def parts_of(X):
+    """Return into how many parts of consecutive planes the finest level is cut, for threads to share.
+
+    Parts of 8 planes or more, at most 16. What is left of the error of D after each of four iterations is 1 to 4% more
+    than in one part on spheres in 64³, 2 to 11% on pores in 96³, where an iteration takes it down 8-fold or more.
+    """
+    return max(1, min(16, X // 8))
 
 
 @jit
@@ -145,7 +160,7 @@ def bonds_of(levels, level):
 
 
 @jit
-def _build(levels, field):
+def _build(levels, field, weakest):
     """Fill a hierarchy for the site factors [X, Y, Z]."""
     s, d, inverse = levels.s, levels.d, levels.inverse
     X, Y, Z = field.shape
@@ -153,29 +168,68 @@ def _build(levels, field):
     for x in range(X):
         for y in range(Y):
             for z in range(Z):
-                s[x, (y + 1) * W + 1 + z] = field[x, y, z]
+                value = field[x, y, z]
+                s[x, (y + 1) * W + 1 + z] = value if value >= weakest else 0.0
         close(s[x], 1, Y, Y, Z)
     out = np.empty(W, s.dtype)
-    g = np.zeros((3, *s.shape), s.dtype)
     for x in range(X):
-        _, after = around(x, X)
         for y in range(1, Y + 1):
             neighbours(s, x, X, y, y, W, out)
             for z in range(1, Z + 1):
                 i = y * W + z
                 here = s[x, i]
-                g[0, x, i], g[1, x, i], g[2, x, i] = here * s[after, i], here * s[x, i + W], here * s[x, i + 1]
                 if here > 0 and out[z] > 0:
                     d[x, i], inverse[x, i] = out[z] / here, here / out[z]
                 else:
                     s[x, i] = 0
-    bonds = (g[0], g[1], g[2], d, inverse)
+    bonds = (d, d, d, d, inverse)
     for level in range(1, len(levels.table)):
         A, B, C, _ = levels.table[level]
         coarse = bonds_of(levels, level)
-        _merge(bonds, X, Y, Z, coarse, A, B, C, levels.weights[1])
+        if level == 1:
+            _merge_sites(s, X, Y, Z, coarse, A, B, C, levels.weights[1])
+        else:
+            _merge(bonds, X, Y, Z, coarse, A, B, C, levels.weights[1])
         _sum_up(coarse, A, B, C)
         bonds, X, Y, Z = coarse, A, B, C
+
+
+@jit
+def _merge_sites(s, X, Y, Z, coarse, A, B, C, stiff):
+    """Add up the bonds s s' between blocks of sites."""
+    V, W = Z + 2, C + 2
+    line = np.empty(Z, s.dtype)
+    for x in range(X):
+        _, after = around(x, X)
+        a, a_next = min(x // 2, A - 1), min((x + 1) % X // 2, A - 1)
+        for y in range(Y):
+            b, b_next = min(y // 2, B - 1), min((y + 1) % Y // 2, B - 1)
+            i, j = (y + 1) * V + 1, (b + 1) * W + 1
+            here = s[x, i : i + Z]
+            if a != a_next:
+                _product(here, s[after, i : i + Z], line)
+                _pair_up(line, coarse[0][a, j : j + C], stiff)
+            if b != b_next:
+                _product(here, s[x, i + V : i + V + Z], line)
+                _pair_up(line, coarse[1][a, j : j + C], stiff)
+            if C > 1:
+                _product(here, s[x, i + 1 : i + 1 + Z], line)
+                _add_ends(line, coarse[2][a, j : j + C], stiff)
+
+
+@jit
+def _product(a, b, out):
+    """Set `out` to a b."""
+    for i in range(len(out)):
+        out[i] = a[i] * b[i]
+
+
+@jit
+def _add_ends(line, to, stiff):
+    """Add the bonds along a line from the last site of each block to the next block."""
+    for c in range(len(to) - 1):
+        to[c] += stiff * line[2 * c + 1]
+    to[len(to) - 1] += stiff * line[len(line) - 1]
 
 
 @jit
@@ -186,15 +240,26 @@ def _merge(fine, X, Y, Z, coarse, A, B, C, stiff):
         a, a_next = min(x // 2, A - 1), min((x + 1) % X // 2, A - 1)
         for y in range(Y):
             b, b_next = min(y // 2, B - 1), min((y + 1) % Y // 2, B - 1)
-            for z in range(Z):
-                c, c_next = min(z // 2, C - 1), min((z + 1) % Z // 2, C - 1)
-                i, j = (y + 1) * V + z + 1, (b + 1) * W + c + 1
-                if a != a_next:
-                    coarse[0][a, j] += stiff * fine[0][x, i]
-                if b != b_next:
-                    coarse[1][a, j] += stiff * fine[1][x, i]
-                if c != c_next:
-                    coarse[2][a, j] += stiff * fine[2][x, i]
+            i, j = (y + 1) * V + 1, (b + 1) * W + 1
+            if a != a_next:
+                _pair_up(fine[0][x, i : i + Z], coarse[0][a, j : j + C], stiff)
+            if b != b_next:
+                _pair_up(fine[1][x, i : i + Z], coarse[1][a, j : j + C], stiff)
+            if C > 1:
+                _add_ends(fine[2][x, i : i + Z], coarse[2][a, j : j + C], stiff)
+
+
+@jit
+def _pair_up(line, to, stiff):
+    """Add the bonds of a line of sites to those of its blocks."""
+    Z, C = len(line), len(to)
+    if Z == 1:
+        to[0] += stiff * line[0]
+        return
+    for c in range(C):
+        to[c] += stiff * (line[2 * c] + line[2 * c + 1])
+    if Z % 2:
+        to[C - 1] += stiff * line[Z - 1]
 
 
 @jit

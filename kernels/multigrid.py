@@ -1,17 +1,18 @@
 """The multigrid preconditioner of homogenisation on the CPU: one W cycle, scalar loops under numba.
 
-A sweep is Gauss-Seidel over strips of lines along z, each strip relaxed as a whole. With M its matrix, M + Mᵀ − B is
-positive for a damping below 1, so sweeps forth and back contract in B's norm, on any medium. With coarse bonds of at
-least half the sum of the fine ones, what a level makes of a right side then has eigenvalues λ in (0, 2) where the
-solution has 1; done twice (a W cycle) it has λ (2 − λ) in (0, 1]. So, by induction from the one block, the
-preconditioner is symmetric and positive.
+A sweep is Gauss-Seidel over strips of lines along z, each strip relaxed as a whole. On the finest level the first
+planes of all parts come first, so that threads can share the rest: an order like any other, whatever their number.
+With M its matrix, M + Mᵀ − B is positive for a damping below 1, so sweeps forth and back contract in B's norm, on any
+medium. With coarse bonds of at least half the sum of the fine ones, what a level makes of a right side then has
+eigenvalues λ in (0, 2) where the solution has 1; done twice (a W cycle) it has λ (2 − λ) in (0, 1]. So, by induction
+from the one block, the preconditioner is symmetric and positive.
 
 Letters and fields in planes: see `gpuion.kernels.levels`.
 """
 
 import numpy as np
 
-from gpuion.kernels.levels import bonds_of, clear, close, flow, height_of, jit, level_of, neighbours
+from gpuion.kernels.levels import bonds_of, clear, close, flow, height_of, jit, level_of, neighbours, parts_of
 
 
 @jit
@@ -22,20 +23,34 @@ def _relax(inverse, c, t, out, damping):
 
 
 @jit
-def _sweep(inverse, c, t, X, Y, Z, damping, back):
-    """Relax t towards B t = c, strip by strip."""
-    W = Z + 2
+def _sweep_planes(levels, c, t, begin, end, back, out):
+    """Relax t towards B t = c in planes begin … end − 1, strip by strip."""
+    X, Y, Z, _ = levels.table[0]
+    W, damping, inverse = Z + 2, levels.weights[0], levels.inverse
     height = height_of(Y, Z)
-    out = np.empty(height * W, t.dtype)
     strips = (Y + height - 1) // height
-    for k in range(X * strips):
-        n = X * strips - 1 - k if back else k
-        x, first = n // strips, n % strips * height + 1
+    for k in range((end - begin) * strips):
+        n = (end - begin) * strips - 1 - k if back else k
+        x, first = begin + n // strips, n % strips * height + 1
         last = min(first + height - 1, Y)
         neighbours(t, x, X, first, last, W, out)
         i, j = first * W, (last + 1) * W
         _relax(inverse[x, i:j], c[x, i:j], t[x, i:j], out, damping)
         close(t[x], first, last, Y, Z)
+
+
+@jit
+def sweep(levels, c, t, back, heads, k, m):
+    """Relax t in parts k … m − 1: their first planes (heads), or else all others, which depend on no other part's."""
+    X, Y, Z, _ = levels.table[0]
+    parts = parts_of(X)
+    out = np.empty(height_of(Y, Z) * (Z + 2), t.dtype)
+    for part in range(k, m):
+        first, end = part * X // parts, (part + 1) * X // parts
+        if heads:
+            _sweep_planes(levels, c, t, first, first + 1, back, out)
+        else:
+            _sweep_planes(levels, c, t, first + 1, end, back, out)
 
 
 @jit
@@ -68,13 +83,17 @@ def _gather(out, first, last, Z, plane, B, C):
 
 
 @jit
-def _restrict(levels, c, t, X, Y, Z, coarse, A, B, C):
-    """Set `coarse` to what is left of each block's right side, Σ s (c − B t)."""
+def restrict(levels, c, t, flat, k, m):
+    """Set what is left of each block's right side, Σ s (c − B t), in parts k … m − 1 of the first coarse level."""
+    X, Y, Z, _ = levels.table[0]
+    A, B, C, _ = levels.table[1]
+    coarse, parts = level_of(flat[1], levels.table, 1), parts_of(X)
     W = Z + 2
     height = height_of(Y, Z)
     out = np.empty(height * W, t.dtype)
-    clear(coarse)
-    for x in range(X):
+    begin, end = k * A // parts, m * A // parts
+    clear(coarse[begin:end])
+    for x in range(2 * begin, X if end == A else 2 * end):
         for first in range(1, Y + 1, height):
             last = min(first + height - 1, Y)
             neighbours(t, x, X, first, last, W, out)
@@ -104,10 +123,13 @@ def _restrict_blocks(bonds, c, t, X, Y, Z, coarse, A, B, C):
 
 
 @jit
-def _prolong(s, t, X, Y, Z, coarse, A, B, C):
-    """Add s times the values of the blocks to t."""
+def prolong(levels, t, flat, k, m):
+    """Add s times the values of the blocks to t, in parts k … m − 1."""
+    X, Y, Z, _ = levels.table[0]
+    A, B, C, _ = levels.table[1]
+    s, coarse, parts = levels.s, level_of(flat[0], levels.table, 1), parts_of(X)
     W = Z + 2
-    for x in range(X):
+    for x in range(k * X // parts, m * X // parts):
         plane = coarse[min(x // 2, A - 1)]
         for y in range(1, Y + 1):
             block = plane[(min((y - 1) // 2, B - 1) + 1) * (C + 2) + 1 :]
@@ -138,7 +160,7 @@ def _prolong_blocks(t, X, Y, Z, coarse, A, B, C):
 
 
 @jit
-def _cycle(levels, flat):
+def cycle(levels, flat):
     """Solve the first coarse level nearly, by two W cycles; `flat` has its t and right side."""
     table, damping = levels.table, levels.weights[0]
     last = len(table) - 1
@@ -167,19 +189,3 @@ def _cycle(levels, flat):
             again = visits[level] < 2
         if not again:
             break
-
-
-@jit
-def precondition(levels, c, t, flat):
-    """Set t to what the preconditioner makes of c, in planes; `flat` is work space [2, …]."""
-    table, damping = levels.table, levels.weights[0]
-    clear(t)
-    if len(table) == 1:
-        return
-    X, Y, Z, _ = table[0]
-    A, B, C, _ = table[1]
-    _sweep(levels.inverse, c, t, X, Y, Z, damping, False)
-    _restrict(levels, c, t, X, Y, Z, level_of(flat[1], table, 1), A, B, C)
-    _cycle(levels, flat)
-    _prolong(levels.s, t, X, Y, Z, level_of(flat[0], table, 1), A, B, C)
-    _sweep(levels.inverse, c, t, X, Y, Z, damping, True)

@@ -122,7 +122,7 @@ def test_rounding_of_single_precision_is_noticed_and_mended(monkeypatch):
     kinds = []
     solve = homogenization.solve_fields
     monkeypatch.setattr(
-        homogenization, "solve_fields", lambda s, way, limits: kinds.append(way.dtype) or solve(s, way, limits)
+        homogenization, "solve_fields", lambda s, way, *rest: kinds.append(way.dtype) or solve(s, way, *rest)
     )
     result = homogenize(medium, tolerance=1e-6)
     exact = homogenize(medium, tolerance=1e-9).diffusivity

@@ -1,0 +1,36 @@
+"""Which of the three axes a solve is for.
+
+Letters: B structures, A axes.
+"""
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, tensor
+
+ALL_AXES = (0, 1, 2)
+
+
+def check_axes(axes: Sequence[int]) -> tuple[int, ...]:
+    """Return the axes asked for in order.
+
+    Raises
+    ------
+    ValueError
+        Unless they are one to three different ones of 0, 1 and 2.
+    """
+    asked = tuple(axes) if isinstance(axes, Sequence) else ()
+    if not asked or len(set(asked)) < len(asked) or not all(axis in ALL_AXES for axis in asked):
+        raise ValueError(f"axes must be one to three different ones of 0, 1 and 2, as in axes=(0,), got {axes!r}")
+    return tuple(sorted(int(axis) for axis in asked))
+
+
+def widen(values: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Return values [B, A] or [B, A, A] as [B, 3] or [B, 3, 3], NaN where an axis was not asked for."""
+    if axes == ALL_AXES:
+        return values
+    at = tensor(axes, device=values.device)
+    if values.ndim == 2:
+        return values.new_full((len(values), 3), math.nan).index_copy(1, at, values)
+    rows = values.new_full((len(values), len(axes), 3), math.nan).index_copy(2, at, values)
+    return values.new_full((len(values), 3, 3), math.nan).index_copy(1, at, rows)

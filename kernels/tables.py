@@ -1,0 +1,49 @@
+"""Site classes to fields and back to counts on the CPU: scalar loops under numba, some five times as fast as torch's.
+
+Letters: B structures, V sites, L site classes.
+"""
+
+import numpy as np
+
+from gpuion.kernels.levels import jit
+
+
+@jit
+def count(labels, counts):
+    """Add to `counts` int64 [B, L] how many of the sites uint8 [B, V] have each class."""
+    some = np.zeros((4, 256), np.int64)  # in turn: a class that follows itself need not wait for its own sum
+    for b in range(len(labels)):
+        row = labels[b]
+        some[:] = 0
+        whole = len(row) // 4 * 4
+        for v in range(0, whole, 4):
+            some[0, row[v]] += 1
+            some[1, row[v + 1]] += 1
+            some[2, row[v + 2]] += 1
+            some[3, row[v + 3]] += 1
+        for v in range(whole, len(row)):
+            some[0, row[v]] += 1
+        for k in range(counts.shape[1]):
+            counts[b, k] += some[0, k] + some[1, k] + some[2, k] + some[3, k]
+
+
+@jit
+def look_up(labels, table, field):
+    """Set `field` [B, V] to the value in `table` [B, L] of each site's class, uint8 [B, V]."""
+    for b in range(len(labels)):
+        row, values, to = labels[b], table[b], field[b]
+        for v in range(len(row)):
+            to[v] = values[row[v]]
+
+
+@jit
+def weakest(field):
+    """Return the least value of each structure [B, V] that is above 0, or 1 if that is less, float64 [B]."""
+    found = np.ones(len(field))
+    for b in range(len(field)):
+        row, least = field[b], np.float64(1)
+        for v in range(len(row)):
+            value = row[v]
+            least = value if 0 < value < least else least
+        found[b] = least
+    return found

@@ -1,0 +1,120 @@
+"""The scalar loops around the exact solver on a CPU against torch, and when a solve may stop early."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import gpuion
+from gpuion import Medium, homogenize
+from gpuion.kernels import profiles, tables
+from gpuion.stopping import Stop, contrast, judge
+
+INF = math.inf
+SHAPES = [(5, 6, 7), (1, 4, 3), (4, 1, 6), (3, 2, 1), (1, 1, 1), (2, 9, 2)]
+
+
+@pytest.mark.parametrize("sites", [1, 3, 4, 1001])
+def test_classes_are_counted_and_looked_up(sites):
+    generator = torch.Generator().manual_seed(sites)
+    labels = torch.randint(0, 256, (3, sites), generator=generator, dtype=torch.uint8)
+    labels[2] = 255
+    counts = torch.zeros(3, 256, dtype=torch.int64)
+    tables.count(labels.numpy(), counts.numpy())
+    assert torch.equal(counts, torch.stack([torch.bincount(row, minlength=256) for row in labels]))
+    table = torch.rand(3, 256, generator=generator, dtype=torch.float64)
+    field = torch.empty(3, sites, dtype=torch.float64)
+    tables.look_up(labels.numpy(), table.numpy(), field.numpy())
+    assert torch.equal(field, table.gather(1, labels.long()))
+
+
+def test_contrast_is_that_of_the_weakest_conductance():
+    s = torch.tensor([[1.0, 0.1, 0.0, 0.5], [1.0, 1.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0], [1e-3, 1.0, 1e-3, 1.0]])
+    found = contrast(s.double().view(4, 1, 2, 2))
+    np.testing.assert_allclose(found, [2.0, 0.0, 0.0, 6.0], atol=1e-7)  # of float32 0.1
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("axis", range(3))
+def test_profiles_are_those_of_whole_tensors(shape, axis):
+    s = torch.rand(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    layers = s.movedim(axis, 0)
+    g = torch.zeros(shape[axis], dtype=torch.float64)
+    profiles.conductances(s.numpy(), axis, g.numpy())
+    # Sums of at most 49 terms below 1.
+    torch.testing.assert_close(g, (layers * layers.roll(-1, 0)).sum((1, 2)), rtol=1e-14, atol=0)
+    w = torch.rand(shape[axis], 1, 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    expected = layers * (layers.roll(-1, 0) * w - layers.roll(1, 0) * w.roll(1, 0))
+    r = torch.full_like(s, math.nan)
+    profiles.residual(s.numpy(), axis, w.flatten().numpy(), r.numpy())
+    torch.testing.assert_close(r, expected.movedim(0, axis), rtol=0, atol=1e-15)
+
+
+def stop(mild):
+    return Stop(energy=np.ones(1), floor=np.full(1, 1e-6), patience=np.ones(1), mild=np.array([mild]), least=3,
+                tolerance=1e-2, max_iterations=100)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("falls", "mild", "tail"),
+    [
+        ([0.1], True, INF),
+        ([0.1, 2e-3], True, 8e-3),
+        ([0.1, 2e-3], False, INF),
+        ([0.1, 2e-2], True, INF),  # not steep
+        ([0.1, 5e-2, 1e-3], True, INF),  # one of the last two is not
+        ([0.1, 9e-3, 1e-3], True, 4e-3),
+        ([0.1, 0.09, 0.08, 1e-2, 1e-3], True, 4e-3),
+        ([0.1, -1e-3], True, 4e-3),  # rounding
+    ],
+)
+def test_a_steep_fall_ends_a_mild_row(falls, mild, tail):
+    found, done = judge(np.array(falls)[:, None], np.zeros(1, int), stop(mild))
+    assert found[0] == pytest.approx(tail)
+    assert done[0] == (tail <= 1e-2 * 0.8)
+
+
+def spheres(n):
+    count = round(0.3 * n**3 / (math.pi / 6 * 8.0**3))
+    centers = gpuion.place("random", n_structures=2, n_particles=count, box=float(n), diameter=8.0, seed=1)
+    labels = gpuion.voxelize(centers, box=float(n), diameter=8.0, voxels=n)[:, 0].to(torch.uint8)
+    return Medium(labels, [1.0, 1.0], [0.0, INF])
+
+
+def test_spheres_take_three_iterations():
+    exact = homogenize(spheres(32), tolerance=1e-8)
+    for tolerance, most in ((0.1, 2), (1e-2, 3), (1e-4, 6)):
+        result = homogenize(spheres(32), tolerance=tolerance)
+        assert result.converged.all()
+        assert result.iterations.max() <= most
+        assert (result.diffusivity - exact.diffusivity <= result.error * result.scale + 1e-9).all()
+
+
+def pinholes(n_structures, seed):
+    """Return walls one site thick with a few holes of one to three sites, in 12³: what hides from coarse levels."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros((n_structures, 12, 12, 12), np.uint8)
+    for field in labels:
+        for _ in range(rng.integers(1, 6)):
+            wall = np.ones((12, 12), np.uint8)
+            for _ in range(rng.integers(1, 4)):
+                size, (y, z) = int(rng.integers(1, 4)), rng.integers(0, 12, 2)
+                wall[np.ix_(np.arange(y, y + size) % 12, np.arange(z, z + size) % 12)] = 0
+            plane = np.moveaxis(field, rng.integers(0, 3), 0)[rng.integers(0, 12)]
+            plane |= wall
+    return Medium(torch.from_numpy(labels), [1.0, 1.0], [0.0, INF])
+
+
+def test_pinholes_hide_seldom():
+    medium = pinholes(150, 0)
+    exact = homogenize(medium, tolerance=1e-9)
+    found = []
+    for tolerance in (0.1, 1e-2, 1e-3, 1e-4):
+        result = homogenize(medium, tolerance=tolerance)
+        excess = (result.diffusivity - exact.diffusivity) / result.scale
+        found.append(torch.where(excess > 2e-9, excess / result.error.clamp_min(1e-300), 0.0))
+    found = torch.stack(found)
+    # "of 3960 values 7 were further off, by up to 5 times": 3.2 of 1800, and 9 are 3 sigma more. Here 3, by 3.1.
+    assert (found > 1).sum() <= 9
+    assert found.max() <= 6
