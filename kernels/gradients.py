@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpuion.kernels.levels import Hierarchy, jit, neighbours, parts_of
+from gpuion.kernels.levels import Hierarchy, inline, jit, neighbours, parts_of
 
 
 class State(NamedTuple):
@@ -65,7 +65,7 @@ def _undo(t, s, u):
                 u[x, y, z] = t[x, first + z] / here if here > 0 else 0
 
 
-@jit
+@inline
 def planes(X, k, m):
     """Return the planes of parts k … m − 1."""
     parts = parts_of(X)
@@ -116,7 +116,7 @@ def apply(levels, p, q, sums, k, m):
         sums[x] = total
 
 
-@jit
+@inline
 def _add(a, scale, b, out):
     """Set a plane `out` to a + scale · b."""
     for i in range(len(a)):
@@ -153,7 +153,7 @@ def add_up(sums):
     return total
 
 
-@jit
+@inline
 def _ahead(field, x, y, axis, out):
     """Set `out` to a line's neighbours one site on along an axis."""
     X, Y, Z = field.shape
@@ -164,7 +164,7 @@ def _ahead(field, x, y, axis, out):
         out[Z - 1] = field[x, y, 0]
 
 
-@jit
+@inline
 def _drop(u, flow, x, y, axis, along, out):
     """Set `out` to the drops e·d + δu from a line to its neighbours one site on along an axis."""
     Z = len(out)

@@ -23,6 +23,9 @@ _STRIP = 256  # sites relaxed at once, if not a line is longer; with lines of 25
 _WEAKEST = {4: 1e-18, 8: 1e-150}  # by bytes of the precision: site factors whose inverse can still be worked with
 
 jit = numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
+# What others call is inlined by force: a copy of it in each caller's library may round otherwise, and which copy runs
+# depends on whether a process compiles or loads what another compiled.
+inline = numba.njit(cache=True, nogil=True, forceinline=True, fastmath={"reassoc", "contract", "nsz"})
 
 
 class Hierarchy(NamedTuple):
@@ -60,7 +63,7 @@ def hierarchy(s: np.ndarray, dtype: type | np.dtype | None = None) -> Hierarchy:
     return levels
 
 
-@jit
+@inline
 def close(plane, first, last, Y, Z):
     """Copy the ends of lines first … last of a plane to beside their far ends; line 1 beyond line Y, Y before 1."""
     W = Z + 2
@@ -78,7 +81,7 @@ def close(plane, first, last, Y, Z):
                 plane[i] = plane[Y * W + i]
 
 
-@jit
+@inline
 def clear(field):
     """Set a field in planes to 0."""
     for x in range(len(field)):
@@ -87,7 +90,7 @@ def clear(field):
             plane[i] = 0
 
 
-@jit
+@inline
 def around(x, X):
     """Return the planes before and after plane x; the plane of zeros on an axis of one site."""
     if X == 1:
@@ -95,7 +98,7 @@ def around(x, X):
     return (x - 1 if x > 0 else X - 1), (x + 1 if x < X - 1 else 0)
 
 
-@jit
+@inline
 def parts_of(X):
     """Return into how many parts of consecutive planes the finest level is cut, for threads to share.
 
@@ -105,13 +108,13 @@ def parts_of(X):
     return max(1, min(16, X // 8))
 
 
-@jit
+@inline
 def height_of(Y, Z):
     """Return how many lines of a plane are relaxed at once."""
     return min(Y, max(1, _STRIP // (Z + 2)))
 
 
-@jit
+@inline
 def neighbours(t, x, X, first, last, W, out):
     """Set `out` to N(t) along lines first … last of plane x; nonsense beside the lines."""
     before, after = around(x, X)
@@ -122,7 +125,7 @@ def neighbours(t, x, X, first, last, W, out):
         out[z] = ((a[z] + b[z]) + (c[z] + d[z])) + (e[z] + f[z])
 
 
-@jit
+@inline
 def flow(bonds, t, x, X, first, last, W, out):
     """Set `out` to what reaches lines first … last of plane x of a coarse level, Σ g t over the neighbours."""
     before, after = around(x, X)
@@ -138,7 +141,7 @@ def flow(bonds, t, x, X, first, last, W, out):
         out[z] += g[z] * a[z] + h[z] * b[z]
 
 
-@jit
+@inline
 def level_of(flat, table, level):
     """Return a coarse level's part of a flat field, in planes."""
     X, Y, Z, first = table[level]
@@ -146,7 +149,7 @@ def level_of(flat, table, level):
     return flat[first : first + (X + 1) * size].reshape(X + 1, size)
 
 
-@jit
+@inline
 def bonds_of(levels, level):
     """Return a coarse level's bonds along x, y, z, their sums and one over them, in planes."""
     bonds, table = levels.bonds, levels.table
@@ -194,7 +197,7 @@ def _build(levels, field, weakest):
         bonds, X, Y, Z = coarse, A, B, C
 
 
-@jit
+@inline
 def _merge_sites(s, X, Y, Z, coarse, A, B, C, stiff):
     """Add up the bonds s s' between blocks of sites."""
     V, W = Z + 2, C + 2
@@ -217,14 +220,14 @@ def _merge_sites(s, X, Y, Z, coarse, A, B, C, stiff):
                 _add_ends(line, coarse[2][a, j : j + C], stiff)
 
 
-@jit
+@inline
 def _product(a, b, out):
     """Set `out` to a b."""
     for i in range(len(out)):
         out[i] = a[i] * b[i]
 
 
-@jit
+@inline
 def _add_ends(line, to, stiff):
     """Add the bonds along a line from the last site of each block to the next block."""
     for c in range(len(to) - 1):
@@ -232,7 +235,7 @@ def _add_ends(line, to, stiff):
     to[len(to) - 1] += stiff * line[len(line) - 1]
 
 
-@jit
+@inline
 def _merge(fine, X, Y, Z, coarse, A, B, C, stiff):
     """Add up the bonds between blocks."""
     V, W = Z + 2, C + 2
@@ -249,7 +252,7 @@ def _merge(fine, X, Y, Z, coarse, A, B, C, stiff):
                 _add_ends(fine[2][x, i : i + Z], coarse[2][a, j : j + C], stiff)
 
 
-@jit
+@inline
 def _pair_up(line, to, stiff):
     """Add the bonds of a line of sites to those of its blocks."""
     Z, C = len(line), len(to)
@@ -262,7 +265,7 @@ def _pair_up(line, to, stiff):
         to[C - 1] += stiff * line[Z - 1]
 
 
-@jit
+@inline
 def _sum_up(coarse, A, B, C):
     """Add up the bonds of each block."""
     W = C + 2

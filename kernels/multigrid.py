@@ -12,17 +12,17 @@ Letters and fields in planes: see `gpuion.kernels.levels`.
 
 import numpy as np
 
-from gpuion.kernels.levels import bonds_of, clear, close, flow, height_of, jit, level_of, neighbours, parts_of
+from gpuion.kernels.levels import bonds_of, clear, close, flow, height_of, inline, jit, level_of, neighbours, parts_of
 
 
-@jit
+@inline
 def _relax(inverse, c, t, out, damping):
     """Relax some sites towards t = (c + out) · inverse; those without bonds stay 0, whatever a coarser level says."""
     for z in range(len(t)):
         t[z] = t[z] + damping * (inverse[z] * (c[z] + out[z]) - t[z]) if inverse[z] > 0 else 0
 
 
-@jit
+@inline
 def _sweep_planes(levels, c, t, begin, end, back, out):
     """Relax t towards B t = c in planes begin … end − 1, strip by strip."""
     X, Y, Z, _ = levels.table[0]
@@ -53,7 +53,7 @@ def sweep(levels, c, t, back, heads, k, m):
             _sweep_planes(levels, c, t, first + 1, end, back, out)
 
 
-@jit
+@inline
 def _sweep_blocks(bonds, c, t, X, Y, Z, damping, back):
     """Relax t of a coarse level."""
     W = Z + 2
@@ -70,7 +70,7 @@ def _sweep_blocks(bonds, c, t, X, Y, Z, damping, back):
         close(t[x], first, last, Y, Z)
 
 
-@jit
+@inline
 def _gather(out, first, last, Z, plane, B, C):
     """Add lines first … last to a plane of blocks."""
     for y in range(first, last + 1):
@@ -104,7 +104,7 @@ def restrict(levels, c, t, flat, k, m):
             _gather(out, first, last, Z, coarse[min(x // 2, A - 1)], B, C)
 
 
-@jit
+@inline
 def _restrict_blocks(bonds, c, t, X, Y, Z, coarse, A, B, C):
     """Set `coarse` to what is left of each block's right side; nothing of blocks without bonds."""
     W = Z + 2
@@ -142,7 +142,7 @@ def prolong(levels, t, flat, k, m):
         close(t[x], 1, Y, Y, Z)
 
 
-@jit
+@inline
 def _prolong_blocks(t, X, Y, Z, coarse, A, B, C):
     """Add the values of the coarser blocks to t."""
     W = Z + 2

@@ -3,10 +3,10 @@
 Letters: X Y Z sites, n layers along the axis.
 """
 
-from gpuion.kernels.levels import jit
+from gpuion.kernels.levels import inline, jit
 
 
-@jit
+@inline
 def _beside(x, y, axis, shift, X, Y):
     """Return the line one site on, or back, along x or y; the line itself for z."""
     return ((x + shift) % X if axis == 0 else x), ((y + shift) % Y if axis == 1 else y)
