@@ -62,7 +62,7 @@ study: install
 	$(EACH) --structures 60 --sites-per-voxel 2 --shard 30 --batch 1 --out $(STUDY)/study-2
 	$(EACH) --structures 60 --sites-per-voxel 3 --shard 30 --batch 1 --out $(STUDY)/study-3
 	$(BIN)/python simulate.py --preset study --structures 12 --sites-per-voxel 5 --batch 1 --out $(STUDY)/study-5
-	$(EACH) --structures 60 --method both --shard 30 --batch 1 --out $(STUDY)/study-walks
+	$(EACH) --structures 90 --method both --shard 45 --batch 1 --out $(STUDY)/study-walks
 	$(EACH) --source $(STUDY)/study --of test --structures 400 --particles 46 --shard 200 --out $(STUDY)/phi-0.05
 	$(EACH) --source $(STUDY)/study --of test --structures 400 --particles 137 --shard 200 --out $(STUDY)/phi-0.15
 	$(BIN)/python -m gpuion.survey $(STUDY)/study --finer $(STUDY)/study-2 $(STUDY)/study-3 $(STUDY)/study-5 \

@@ -20,9 +20,10 @@ def check_axes(axes: Sequence[int]) -> tuple[int, ...]:
         Unless they are one to three different ones of 0, 1 and 2.
     """
     asked = tuple(axes) if isinstance(axes, Sequence) else ()
-    if not asked or len(set(asked)) < len(asked) or not all(axis in ALL_AXES for axis in asked):
+    whole = all(isinstance(axis, int) and not isinstance(axis, bool) for axis in asked)
+    if not asked or not whole or len(set(asked)) < len(asked) or not set(asked) <= set(ALL_AXES):
         raise ValueError(f"axes must be one to three different ones of 0, 1 and 2, as in axes=(0,), got {axes!r}")
-    return tuple(sorted(int(axis) for axis in asked))
+    return tuple(sorted(asked))
 
 
 def widen(values: Tensor, axes: tuple[int, ...]) -> Tensor:

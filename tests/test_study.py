@@ -1,6 +1,7 @@
 """The data sets that come with gpuion: whole, and what the code makes today."""
 
 import importlib
+import re
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,7 @@ def test_the_split_is_fixed(study):
 def test_the_others_hold_structures_of_the_study(study, name):
     found = gpuion.open_dataset(DATA / name)
     assert found.sites_per_voxel == OTHERS[name]
-    assert len(found) == (12 if name == "study-5" else 60)
+    assert len(found) == {"study-5": 12, "study-walks": 90}.get(name, 60)
     assert torch.equal(found.centers, study.centers[: len(found)])  # the first ones: families have their shares
     assert found.id.tolist() == study.id[: len(found)].tolist()
     assert bool(found.settled.all())
@@ -89,7 +90,8 @@ def test_the_others_hold_structures_of_the_study(study, name):
         assert found.diffusivity_kmc is not None
         assert found.z_score is not None
         assert not (found.z_score.abs() > 4).any()
-        assert torch.equal(found.diffusivity, study.diffusivity[:60])
+        assert torch.equal(found.diffusivity, study.diffusivity[:90])
+        assert int(found.converged_kmc.sum()) >= 60
 
 
 @pytest.mark.parametrize("name", LOADED)
@@ -108,3 +110,12 @@ def test_other_volume_fractions_come_of_the_test_structures(study, name):
 
 def test_the_data_are_small():
     assert sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file()) <= 12e6
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/data.md"])
+def test_examples_that_open_the_study_run(document, monkeypatch, capsys):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+    (example,) = [block for block in blocks if '"data/study"' in block]
+    monkeypatch.chdir(ROOT)
+    exec(compile(example, document, "exec"), {})  # noqa: S102, our own text
+    assert " 1638 " in " " + capsys.readouterr().out.replace("\n", " ")
