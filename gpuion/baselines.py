@@ -62,7 +62,7 @@ class Ridge(Predictor):
 
     Descriptors: g(r) at r = 0 … 38, mean and deviation of the nearest distance, and at several cutoffs the share of
     the largest cluster, the number of clusters and the axes along which one percolates. The penalty is the one of
-    least error when each structure is left out in turn, weighted by nothing.
+    least error when each structure is left out in turn.
     """
 
     weight: Tensor
@@ -100,14 +100,13 @@ class Ridge(Predictor):
         """
         y = logarithm(targets.double())
         self.calibrate(targets, inputs)
-        X = self.standard.double()(inputs[0])
-        self.standard.to(self.weight.dtype)
+        X = self.standard(inputs[0]).double()
         U, S, Vh = torch.linalg.svd(X - X.mean(0), full_matrices=False)
         aim = U.mT @ (y - y.mean())
         kept = S.square() / (S.square() + len(y) * _PENALTIES[:, None].to(S.device))  # [λ, k]
         left = (y - y.mean())[:, None] - U @ (kept * aim).mT
         room = 1 - 1 / len(y) - U.square() @ kept.mT
-        best = kept[(left / room.clamp_min(1e-6)).square().mean(0).argmin()]
+        best = kept[(left / room.clamp_min(1e-12)).square().mean(0).argmin()]
         weight = Vh.mT @ (best * aim / S.clamp_min(1e-12))
         self.weight.copy_(weight)
         self.output_shift.copy_(y.mean() - X.mean(0) @ weight)

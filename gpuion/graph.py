@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gpuion.contacts import bumps, lengths, vectors
 from gpuion.predictor import Predictor, Standard, layers
+from gpuion.surrogate import FeatureNorm
 
 _CUTOFF = 20.0  # of a neighbour, voxels
 
@@ -43,6 +44,8 @@ class GraphNetwork(Predictor):
         self.register_buffer("lengths", torch.arange(9.5, 20.5, 0.75), persistent=False)
         self.rounds = nn.ModuleList(_Round(hidden, len(self.lengths), first=k == 0) for k in range(rounds))
         self.standard = Standard(1)
+        # Means over many spheres differ little between structures: without this the readout hardly sees them.
+        self.norm = FeatureNorm(hidden * rounds, eps=1e-8)
         self.readout = layers(hidden * rounds + 1, hidden, 1)
 
     def prepare(self, centers: Tensor, box: float, diameter: float) -> tuple[Tensor, ...]:
@@ -78,7 +81,7 @@ class GraphNetwork(Predictor):
         for step in self.rounds:
             state = step(state, neighbor, bump, angular)
             means.append(state.mean(1))
-        value = self.readout(torch.cat([*means, self.standard(share)], -1))[:, 0]
+        value = self.readout(torch.cat([self.norm(torch.cat(means, -1)), self.standard(share)], -1))[:, 0]
         return (value * self.output_scale + self.output_shift).exp()
 
 

@@ -131,7 +131,7 @@ def _solve(circuit: Circuit) -> _Solution:
     joined = -h[..., None] * waves
     system[:, :N, N:], system[:, N:, :N] = joined, joined.mT
     stiff = circuit.volume * circuit.solvent.double()[:, None] * circuit.squares.double()
-    system[:, N:, N:] = torch.diag_embed(stiff) - waves.mT @ joined
+    system[:, N:, N:] = torch.diag_embed(stiff + ground) - waves.mT @ joined
     right = functional.pad(-laplacian[:, :N, N:], (0, 0, 0, M))
     potential = torch.cholesky_solve(right, torch.linalg.cholesky(system))
     sphere, bath = potential[:, :N], potential[:, N:]

@@ -108,7 +108,8 @@ class ResistorNetwork(Predictor):
         waves, squares = plane_waves(centers.double(), edge, reach=_REACH, radius=_RADIUS)
         circuit = Circuit(
             ends=found.ends, vector=found.vector, slots=found.slots, conductance=conductance,
-            spread=spread.exp(), orders=self.orders.exp(), coupling=3 * (coupling + self.common[1]).exp(),
+            spread=spread.clamp(-6, 6).exp(), orders=self.orders.exp(),
+            coupling=3 * (coupling + self.common[1]).clamp(-6, 6).exp(),
             solvent=_AFFINE * (solvent.mean(1) + self.common[2]).exp(),
             waves=waves.to(dtype), squares=squares.to(dtype), volume=edge**3,
         )  # fmt: skip
