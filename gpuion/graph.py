@@ -49,8 +49,16 @@ class GraphNetwork(Predictor):
         self.readout = layers(hidden * rounds + 1, hidden, 1)
 
     def prepare(self, centers: Tensor, box: float, diameter: float) -> tuple[Tensor, ...]:
-        """Return neighbours [B, N, K], nearest first, vectors to them [B, N, K, 3], 0 for none, volume fraction [B]."""
+        """Return neighbours [B, N, K], nearest first, vectors to them [B, N, K, 3], 0 for none, volume fraction [B, 1].
+
+        Raises
+        ------
+        ValueError
+            For malformed centres, or a cell in which two spheres could be neighbours through two images.
+        """
         vector = vectors(centers, box)
+        if box < 2 * _CUTOFF:
+            raise ValueError(f"neighbours reach {_CUTOFF} voxels, so box must be {2 * _CUTOFF:g} or more, got {box}")
         distance = lengths(vector)
         K = int((distance < _CUTOFF).sum(2).max())
         order = distance.argsort(dim=2, stable=True)[..., :K]

@@ -66,8 +66,16 @@ class ResistorNetwork(Predictor):
         self.orders = nn.Parameter(torch.tensor([math.log(0.3 / (n * (n + 1))) for n in range(1, orders + 1)]))
 
     def prepare(self, centers: Tensor, box: float, diameter: float) -> tuple[Tensor, ...]:  # noqa: ARG002
-        """Return contacts, what is around spheres and contacts, centres and box."""
+        """Return contacts, what is around spheres and contacts, centres and box.
+
+        Raises
+        ------
+        ValueError
+            For malformed centres, or a cell in which two spheres could touch through two images.
+        """
         vector = vectors(centers, box)
+        if box < 2 * _CUTOFF:
+            raise ValueError(f"contacts reach {_CUTOFF} voxels, so box must be {2 * _CUTOFF:g} or more, got {box}")
         distance = lengths(vector)
         found = contacts(vector, distance, _CUTOFF)
         rings, thirds = self.rings.float(), self.thirds.float()

@@ -170,7 +170,8 @@ def _held(net: Predictor, samples: Samples, index: Tensor) -> tuple[Tensor, ...]
 def calibrate(net: Model, samples: Samples) -> None:
     """Fix a model's scales from its training structures, those of the inputs from the first 256."""
     if isinstance(net, Predictor):
-        net.calibrate(samples.target, _held(net, samples, torch.arange(min(256, len(samples)))))
+        some = torch.arange(min(256, len(samples)), device=samples.target.device)
+        net.calibrate(samples.target, _held(net, samples, some))
     else:
         net.calibrate(samples.target)
 

@@ -190,6 +190,9 @@ def test_models_refuse_what_they_cannot_use():
             net.prepare(torch.full((1, 3, 3), math.nan), BOX, DIAMETER)
         with pytest.raises(ValueError, match="shape"):
             net.prepare(torch.zeros(3, 3), BOX, DIAMETER)
+    for name in ("graph", "network"):
+        with pytest.raises(ValueError, match="box must be"):
+            create(name).prepare(torch.rand(1, 3, 3), 30.0, DIAMETER)
     mean = dataclasses.replace(samples(), axes=None)
     with pytest.raises(gpuion.errors.GpuionError, match="along each axis"):
         training._step(model("network"), model("network"), mean, torch.arange(2), 0, PLAN)
@@ -267,3 +270,25 @@ def test_the_script_trains_every_model(name, tmp_path):
     assert (again / "history.jsonl").read_text() == (out / "history.jsonl").read_text()
     script(*flags, tmp_path / "more", "--epochs", 1, "--checkpoint", out / "surrogate.pt")
     assert gpuion.load_surrogate(tmp_path / "more" / "surrogate.pt").arguments["model"] == name
+
+
+@pytest.mark.parametrize("name", ["graph", "network"])
+def test_a_stopped_run_goes_on_to_the_same_weights(name, tmp_path, monkeypatch):
+    data = folder(tmp_path / "data")
+    flags = ["--data", data, "--model", name, "--epochs", 3, "--out"]
+    script(*flags, tmp_path / "whole")
+    epoch = training.train_epoch
+
+    def stop(*args, **options):
+        if options["epoch"] == 2:
+            raise KeyboardInterrupt
+        return epoch(*args, **options)
+
+    monkeypatch.setattr(training, "train_epoch", stop)
+    with pytest.raises(KeyboardInterrupt):
+        script(*flags, tmp_path / "cut")
+    monkeypatch.setattr(training, "train_epoch", epoch)
+    script(*flags, tmp_path / "cut")
+    one, two = (training.load_checkpoint(tmp_path / out / "last.pt")["weights"] for out in ("whole", "cut"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert (tmp_path / "whole/metrics.json").read_text() == (tmp_path / "cut/metrics.json").read_text()
