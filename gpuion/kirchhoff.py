@@ -7,7 +7,8 @@ A sphere's corona is a conducting shell: what enters by one contact leaves by ot
 depends on the angle between them. So a contact e of conductance g_e does not join two points but two places on shells,
 and the shell of sphere i answers currents I_a in directions n_a with potentials s_i Σ_b G(n_a · n_b) I_b,
 G(x) = Σ_l γ_l P_l(x): s_i Σ_l γ_l Q_l of power, positive as each P_l is a positive kernel. The bath is a uniform
-conductor σ around it all, whose potential is a sum of plane waves; sphere i is joined to it through h_i.
+conductor σ around it all, whose potential is a sum of plane waves, too smooth to see a single sphere; sphere i is
+joined to it through h_i, and short-circuits the field around itself by its polarizability α_i.
 """
 
 import dataclasses
@@ -40,10 +41,12 @@ class Circuit:
         γ, for l = 1 … P.
     coupling : [B, N]
         h, from a sphere to the bath around it, above 0.
+    polarizability : [B, N]
+        α, 0 or more, of a sphere in the bath's field: 3 σ times its volume if it is alone and conducts well.
     solvent : [B]
         σ of the bath.
-    waves : [B, N, M]
-        The bath's plane waves, seen by the spheres.
+    waves, slopes : [B, N, M], [B, N, 3, M]
+        The bath's plane waves and their gradients, seen by the spheres.
     squares : [M]
         |k|² of the waves, 1/voxel².
     volume : float
@@ -57,8 +60,10 @@ class Circuit:
     spread: Tensor
     orders: Tensor
     coupling: Tensor
+    polarizability: Tensor
     solvent: Tensor
     waves: Tensor
+    slopes: Tensor
     squares: Tensor
     volume: float
 
@@ -71,6 +76,7 @@ class _Solution:
     drop: Tensor  # [B, E, 3], between the two spheres' means
     shells: Tensor  # [B, N, P, 3], Q
     offset: Tensor  # [B, N, 3], of a sphere from the bath around it
+    field: Tensor  # [B, N, 3], |E|² of the bath around it
     bath: Tensor  # [B, M, 3]
 
 
@@ -80,9 +86,10 @@ def power(circuit: Circuit) -> Tensor:
     It is stationary in currents and potentials, so gradients with respect to conductances follow from the solution
     held fixed, at no further solve:
 
-        Σ_e (2 I_e v_e − I_e² / g_e) − Σ_i s_i Σ_l γ_l Q_il + Σ_i h_i w_i² + σ V (1 + Σ_k |k|² φ_k²),
+        Σ_e (2 I_e v_e − I_e² / g_e) − Σ_i s_i Σ_l γ_l Q_il + Σ_i (h_i w_i² + α_i |E_i|²) + σ V (1 + Σ_k |k|² φ_k²),
 
-    with v the drops between spheres, w their offsets from the bath. Its error is of second order in the solution's.
+    with v the drops between spheres, w their offsets from the bath and E its field, the unit one included.
+    Its error is of second order in the solution's.
 
     Parameters
     ----------
@@ -108,8 +115,9 @@ def power(circuit: Circuit) -> Tensor:
     contacts = (2 * at.current * at.drop - lost).sum(1)
     shells = torch.einsum("bi,l,bilx->bx", circuit.spread, circuit.orders, at.shells)
     coupling = torch.einsum("bi,bix->bx", circuit.coupling, at.offset.square())
-    field = 1 + torch.einsum("m,bmx->bx", circuit.squares, at.bath.square())
-    return contacts - shells + coupling + circuit.volume * circuit.solvent[:, None] * field
+    polarized = torch.einsum("bi,bix->bx", circuit.polarizability, at.field)
+    bath = 1 + torch.einsum("m,bmx->bx", circuit.squares, at.bath.square())
+    return contacts - shells + coupling + polarized + circuit.volume * circuit.solvent[:, None] * bath
 
 
 def _solve(circuit: Circuit) -> _Solution:
@@ -123,6 +131,7 @@ def _solve(circuit: Circuit) -> _Solution:
     drops = torch.cat([incidence[:, 1] - incidence[:, 0], vector], -1) * root
     reduced = torch.linalg.solve_triangular(factor, drops, upper=False)
     laplacian = (reduced.mT @ reduced).double()
+    matrix, force = _bath(circuit)
     h, waves = circuit.coupling.double(), circuit.waves.double()
     system = laplacian.new_zeros(B, N + M, N + M)
     own = laplacian.diagonal(dim1=1, dim2=2)[:, :N] + h
@@ -130,17 +139,35 @@ def _solve(circuit: Circuit) -> _Solution:
     system[:, :N, :N] = laplacian[:, :N, :N] + torch.diag_embed(h + ground)
     joined = -h[..., None] * waves
     system[:, :N, N:], system[:, N:, :N] = joined, joined.mT
-    stiff = circuit.volume * circuit.solvent.double()[:, None] * circuit.squares.double()
-    system[:, N:, N:] = torch.diag_embed(stiff + ground) - waves.mT @ joined
-    right = functional.pad(-laplacian[:, :N, N:], (0, 0, 0, M))
+    system[:, N:, N:] = matrix - waves.mT @ joined
+    system[:, N:, N:].diagonal(dim1=1, dim2=2).add_(ground)
+    right = -torch.cat([laplacian[:, :N, N:], force], 1)
     potential = torch.cholesky_solve(right, torch.linalg.cholesky(system))
     sphere, bath = potential[:, :N], potential[:, N:]
     drop = vector + _difference(sphere.to(root.dtype), circuit.ends)
     inner = torch.linalg.solve_triangular(factor, drop * root, upper=False)
     current = torch.linalg.solve_triangular(factor.mT, inner, upper=True) * root
     offset = (sphere - waves @ bath).to(root.dtype)
-    shells = _shell_powers(circuit, kernels, current)
-    return _Solution(current=current, drop=drop, shells=shells, offset=offset, bath=bath.to(root.dtype))
+    bath = bath.to(root.dtype)
+    return _Solution(
+        current=current, drop=drop, shells=_shell_powers(circuit, kernels, current), offset=offset, bath=bath,
+        field=_field(circuit, bath),
+    )  # fmt: skip
+
+
+def _bath(circuit: Circuit) -> tuple[Tensor, Tensor]:
+    """Return the bath's own matrix, [B, M, M], and what unit fields do to its waves by polarized spheres, [B, M, 3]."""
+    slopes, alpha = circuit.slopes.double(), circuit.polarizability.double()
+    pulled = slopes * alpha[..., None, None]
+    stiff = circuit.volume * circuit.solvent.double()[:, None] * circuit.squares.double()
+    matrix = slopes.flatten(1, 2).mT @ pulled.flatten(1, 2) + torch.diag_embed(stiff)
+    return matrix, pulled.sum(1).mT
+
+
+def _field(circuit: Circuit, bath: Tensor) -> Tensor:
+    """Return |E|² of the bath at the spheres, in unit fields along x, y and z, [B, N, 3]."""
+    gradient = torch.einsum("bidm,bmx->bidx", circuit.slopes, bath)
+    return (gradient + torch.eye(3, dtype=bath.dtype, device=bath.device)).square().sum(2)
 
 
 def _difference(potential: Tensor, ends: Tensor) -> Tensor:
@@ -192,8 +219,8 @@ def _shell_powers(circuit: Circuit, kernels: list[Tensor], current: Tensor) -> T
     return torch.stack([(out * (kernel @ out)).sum(2) for kernel in kernels], 2)
 
 
-def plane_waves(centers: Tensor, box: float, *, reach: float, radius: float) -> tuple[Tensor, Tensor]:
-    """Return the bath's plane waves as spheres see them, [B, N, M], and |k|², [M].
+def plane_waves(centers: Tensor, box: float, *, reach: float, radius: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the bath's plane waves as spheres see them, [B, N, M], their gradients, [B, N, 3, M], and |k|², [M].
 
     √2 cos k·r and √2 sin k·r for each pair ±k ≠ 0 of the cell's wave vectors with |k| ≤ reach, averaged over the
     surface of a sphere: sin(ka) / ka.
@@ -218,4 +245,6 @@ def plane_waves(centers: Tensor, box: float, *, reach: float, radius: float) -> 
     length = k.norm(dim=1)
     seen = math.sqrt(2) * torch.sinc(length * (radius / math.pi))
     phase = centers @ k.mT
-    return torch.cat([phase.cos() * seen, phase.sin() * seen], -1), length.square().repeat(2)
+    cosine, sine = phase.cos() * seen, phase.sin() * seen
+    slopes = torch.cat([-sine, cosine], -1)[:, :, None] * k.mT.repeat(1, 2)
+    return torch.cat([cosine, sine], -1), slopes, length.square().repeat(2)

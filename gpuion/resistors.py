@@ -17,6 +17,7 @@ _AFFINE = math.exp(-8)  # a bath's conductance over a corona's
 _WEIGHT = 870.0  # of a sphere's corona, where one voxel of corona counts 1
 _REACH = 2 * math.pi * 3 / 75  # of the bath's waves, 1/voxel
 _RADIUS = 6.0  # of a sphere as the bath sees it, voxels
+_ALPHA = 3 * 4 / 3 * math.pi * 7**3  # polarizability of a good conductor as large as a sphere with its corona, voxels³
 
 
 class ResistorNetwork(Predictor):
@@ -26,8 +27,9 @@ class ResistorNetwork(Predictor):
 
     with P of `gpuion.kirchhoff.power`. Small networks give each contact's conductance g from its length, from third
     spheres near its middle and from what surrounds its two ends; and each sphere's weight w, the resistance s of its
-    shell and its coupling h to the bath from its neighbourhood. All are local: chains and percolation are in
-    Kirchhoff's laws, so the network takes other numbers of spheres and other cells.
+    shell, its coupling h to the bath and its polarizability α in it from its neighbourhood. All are local, and the
+    bath's σ is one number: chains, percolation and what a cell's filling does are in Kirchhoff's laws, so the network
+    takes other numbers of spheres and other cells.
 
     Turning, mirroring or shifting the structure turns D with it, exactly.
 
@@ -52,8 +54,8 @@ class ResistorNetwork(Predictor):
         super().__init__({"model": "network", "hidden": hidden, "channels": channels, "orders": orders})
         for name, values in (
             ("lengths", torch.arange(9.5, 17.0, 0.5)),
-            ("rings", torch.arange(9.5, 25.0, 0.75)),
-            ("thirds", torch.arange(5.0, 21.0, 1.5)),
+            ("rings", torch.arange(9.5, 18.0, 0.75)),
+            ("thirds", torch.arange(5.0, 15.0, 1.25)),
         ):
             self.register_buffer(name, values, persistent=False)
         rings = 2 * len(self.rings)
@@ -62,7 +64,7 @@ class ResistorNetwork(Predictor):
         self.sphere = layers(rings + channels, hidden, 4)
         self.contact = layers(len(self.lengths) + len(self.thirds) + 2 * channels, hidden, 1, start_at_zero=True)
         self.slope = nn.Parameter(torch.tensor([1.0, -0.5]))  # log g of touching coronas, and per voxel beyond
-        self.common = nn.Parameter(torch.zeros(3))  # log of w, h and σ
+        self.common = nn.Parameter(torch.zeros(4))  # log of w, h, σ and α, over what they are taken to be
         self.orders = nn.Parameter(torch.tensor([math.log(0.3 / (n * (n + 1))) for n in range(1, orders + 1)]))
 
     def prepare(self, centers: Tensor, box: float, diameter: float) -> tuple[Tensor, ...]:  # noqa: ARG002
@@ -111,15 +113,17 @@ class ResistorNetwork(Predictor):
         around = self.around(around)
         place = self.place(around)
         conductance = self._conductance(found, place, self.beside(beside[:, :E]))
-        weight, spread, coupling, solvent = self.sphere(torch.cat([around, place], -1)).unbind(-1)
+        weight, spread, coupling, polarizability = self.sphere(torch.cat([around, place], -1)).unbind(-1)
         edge = float(box[0])  # one of all: a batch is of one cell
-        waves, squares = plane_waves(centers.double(), edge, reach=_REACH, radius=_RADIUS)
+        waves, slopes, squares = plane_waves(centers.double(), edge, reach=_REACH, radius=_RADIUS)
+        solvent = _AFFINE * self.common[2].exp()
         circuit = Circuit(
             ends=found.ends, vector=found.vector, slots=found.slots, conductance=conductance,
             spread=spread.clamp(-6, 6).exp(), orders=self.orders.exp(),
             coupling=3 * (coupling + self.common[1]).clamp(-6, 6).exp(),
-            solvent=_AFFINE * (solvent.mean(1) + self.common[2]).exp(),
-            waves=waves.to(dtype), squares=squares.to(dtype), volume=edge**3,
+            polarizability=solvent * _ALPHA * (polarizability + self.common[3]).clamp(-6, 6).exp(),
+            solvent=solvent.expand(len(box)), volume=edge**3,
+            waves=waves.to(dtype), slopes=slopes.to(dtype), squares=squares.to(dtype),
         )  # fmt: skip
         total = _WEIGHT * (0.3 * weight + self.common[0]).exp().sum(1, keepdim=True)
         return power(circuit) / total

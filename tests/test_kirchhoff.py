@@ -12,17 +12,18 @@ from gpuion.kirchhoff import Circuit, plane_waves, power
 BOX = 60.0
 
 
-def circuit(centers, cutoff=13.0, *, g=2.0, orders=(0.0, 0.0), coupling=1e-12, solvent=0.0, spread=1.0):
+def circuit(centers, cutoff=13.0, *, g=2.0, orders=(0.0, 0.0), coupling=1e-12, solvent=0.0, spread=1.0, alpha=0.0):
     """Return a circuit of equal conductances between spheres closer than the cutoff."""
     x = torch.as_tensor(centers, dtype=torch.float64)
     vector = vectors(x, BOX)
     found = contacts(vector, lengths(vector), cutoff)
-    waves, squares = plane_waves(x, BOX, reach=0.25, radius=6.0)
+    waves, slopes, squares = plane_waves(x, BOX, reach=0.25, radius=6.0)
     ones = torch.ones(x.shape[:2], dtype=torch.float64)
     return Circuit(
         ends=found.ends, vector=found.vector.double(), slots=found.slots, conductance=g * found.real.double(),
         spread=spread * ones, orders=torch.tensor(orders, dtype=torch.float64), coupling=coupling * ones,
-        solvent=torch.full((len(x),), solvent, dtype=torch.float64), waves=waves, squares=squares, volume=BOX**3,
+        solvent=torch.full((len(x),), solvent, dtype=torch.float64), waves=waves, slopes=slopes, squares=squares,
+        polarizability=alpha * ones, volume=BOX**3,
     )  # fmt: skip
 
 
@@ -77,13 +78,20 @@ def test_an_empty_cell_conducts_as_its_bath_and_spheres_in_it_add_to_that():
     assert 0.01 * BOX**3 * 1.01 < float(power(broken)[0, 0]) < float(power(row)[0, 0])
 
 
+def test_spheres_evenly_spread_add_their_polarizability_to_the_bath():
+    # A cubic array drives no wave that the bath has: the field is one everywhere.
+    centers = torch.cartesian_prod(*[torch.arange(5.0) * 12] * 3)
+    found = power(circuit(centers[None].double(), cutoff=5.0, solvent=0.01, alpha=3.0))
+    assert torch.allclose(found, torch.full((1, 3), 0.01 * BOX**3 + 125 * 3.0, dtype=torch.float64), rtol=1e-9)
+
+
 def cloud(B=2, N=12):
     return torch.rand(B, N, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64) * BOX
 
 
 def test_gradients_are_those_of_finite_differences():
-    base = circuit(cloud(), cutoff=25.0, orders=(0.3, 0.1, 0.05), coupling=3.0, solvent=0.01)
-    for name in ("conductance", "spread", "orders", "coupling", "solvent"):
+    base = circuit(cloud(), cutoff=25.0, orders=(0.3, 0.1, 0.05), coupling=3.0, solvent=0.01, alpha=5.0)
+    for name in ("conductance", "spread", "orders", "coupling", "polarizability", "solvent"):
         value = getattr(base, name).clone().requires_grad_()
         power(dataclasses.replace(base, **{name: value})).sum().backward()
         at = value.grad.abs().argmax()
@@ -99,7 +107,7 @@ def test_gradients_are_those_of_finite_differences():
 
 def test_power_does_not_depend_on_shift_order_or_batch():
     x = cloud()
-    options = {"cutoff": 25.0, "orders": (0.3, 0.1, 0.05), "coupling": 3.0, "solvent": 0.01}
+    options = {"cutoff": 25.0, "orders": (0.3, 0.1, 0.05), "coupling": 3.0, "solvent": 0.01, "alpha": 5.0}
     found = power(circuit(x, **options))
     # Vectors are float32: 1e-7 of each.
     assert torch.allclose(power(circuit((x + 7.3) % BOX, **options)), found, rtol=1e-5)
@@ -111,11 +119,13 @@ def test_power_does_not_depend_on_shift_order_or_batch():
 
 
 def test_plane_waves_are_one_of_each_pair_and_scale_with_the_cell():
-    waves, squares = plane_waves(cloud(), BOX, reach=2 * math.pi * 2.01 / BOX, radius=1e-6)
+    waves, slopes, squares = plane_waves(cloud(), BOX, reach=2 * math.pi * 2.01 / BOX, radius=1e-6)
     # |n|² = 1, 2, 3, 4: 6 + 12 + 8 + 6 wave vectors, a cosine and a sine a pair.
     assert waves.shape == (2, 12, 32)
     assert torch.allclose(waves.square().sum(-1), torch.full((2, 12), 32.0, dtype=torch.float64))
     assert sorted({round(float(k) * (BOX / 2 / math.pi) ** 2) for k in squares}) == [1, 2, 3, 4]
+    moved = plane_waves(cloud() + torch.tensor([0, 1e-5, 0]), BOX, reach=2 * math.pi * 2.01 / BOX, radius=1e-6)[0]
+    assert torch.allclose((moved - waves) / 1e-5, slopes[:, :, 1], atol=1e-5)  # one-sided: 1e-5 k² / 2 = 2e-7
     # Twice the cell has eight times as many waves within the same reach, up to its surface.
     assert plane_waves(cloud(), 2 * BOX, reach=2 * math.pi * 2.01 / BOX, radius=1.0)[0].shape[-1] > 5 * 32
 
