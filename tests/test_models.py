@@ -52,10 +52,6 @@ def model(name, data=None):
         with torch.no_grad():
             for p in net.parameters():
                 p.add_(0.05 * torch.randn(p.shape, dtype=p.dtype))
-    if name == "graph":  # running statistics, as if trained
-        inputs = net.train().prepare(data.centers, BOX, DIAMETER)
-        for _ in range(200):
-            net(*inputs)
     return net.eval()
 
 
