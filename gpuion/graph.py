@@ -45,7 +45,7 @@ class GraphNetwork(Predictor):
         self.standard = Standard(1)
         # Means over many spheres differ little between structures: without this the readout hardly sees them. Scales of
         # the network as it begins: normalised by batches of 16, it was ten times worse on other structures.
-        self.pooled = Standard(hidden * rounds, 1e-5)
+        self.pooled = Standard(hidden * rounds, 1e-2)
         self.readout = layers(hidden * rounds + 1, hidden, 1)
 
     def prepare(self, centers: Tensor, box: float, diameter: float) -> tuple[Tensor, ...]:
