@@ -42,11 +42,11 @@ def test_a_chain_is_contacts_in_series():
 
 def test_a_corner_resists_by_its_angle():
     # A staircase: x and y in turn. At both ends of each contact the way goes on at a right angle: G(1) − G(0) each,
-    # with P_1 = 0 and P_2 = −1/2 there.
+    # with P_1 = P_3 = 0 and P_2 = −1/2 there.
     steps = torch.tensor([[k % 2, (k + 1) % 2, 0] for k in range(10)]) * 12.0
     centers = steps.cumsum(0) % BOX
-    found = power(circuit(centers[None].double(), cutoff=12.5, orders=(0.3, 0.1)))
-    resistance = 10 * (1 / 2 + 2 * (0.4 - 0.1 * -0.5))
+    found = power(circuit(centers[None].double(), cutoff=12.5, orders=(0.3, 0.1, 0.05)))
+    resistance = 10 * (1 / 2 + 2 * (0.45 - 0.1 * -0.5))
     # A field along x drives BOX of potential through all ten contacts.
     assert float(found[0, 0]) == pytest.approx(BOX**2 / resistance, rel=1e-7)
     assert float(found[0, 1]) == pytest.approx(BOX**2 / resistance, rel=1e-7)

@@ -54,7 +54,7 @@ def model(name, data=None):
         training.calibrate(net, data)
         with torch.no_grad():
             for p in net.parameters():
-                p.add_(0.05 * torch.randn(p.shape, dtype=p.dtype))
+                p.add_(0.2 * torch.randn(p.shape, dtype=p.dtype))
     return net.eval()
 
 
