@@ -109,7 +109,9 @@ class _Round(nn.Module):
         self.heard = None if first else nn.Linear(hidden, hidden)
         self.own = None if first else nn.Linear(hidden, hidden, bias=False)
         self.message = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
-        self.update = layers(3 * hidden + (0 if first else hidden), hidden, hidden)
+        width = 3 * hidden + (0 if first else hidden)
+        self.norm = nn.LayerNorm(width)
+        self.update = layers(width, hidden, hidden)
 
     def forward(self, state: Tensor | None, neighbor: Tensor, bump: Tensor, angular: Tensor) -> Tensor:
         """Return the next states [B, N, C]."""
@@ -122,8 +124,8 @@ class _Round(nn.Module):
         number, vector, tensor = moments.split([1, 3, 9], 2)
         parts = [number[:, :, 0], _length(vector), _length(tensor)]
         if state is None:
-            return self.update(torch.cat(parts, -1))
-        return state + self.update(torch.cat([*parts, state], -1))
+            return self.update(self.norm(torch.cat(parts, -1)))
+        return state + self.update(self.norm(torch.cat([*parts, state], -1)))
 
 
 def _length(x: Tensor) -> Tensor:
