@@ -1,5 +1,6 @@
-"""Train a surrogate on one or more datasets and measure it on structures it has not seen.
+"""Train a model on one or more datasets and measure it on structures it has not seen.
 
+    python train.py --model network --data runs/data --out runs/model
     python train.py --preset laptop --data runs/data --out runs/model
     torchrun --nproc-per-node 8 train.py --preset paper --data runs/data --out runs/model
     python train.py --data runs/data runs/annealed --checkpoint runs/model/surrogate.pt --out runs/retrained
@@ -8,6 +9,9 @@ Each folder is split as its split.json says (python -m gpuion.dataset split), el
 part is the test set, whatever else is added and whatever the seed; the others' training and validation parts join in,
 their test parts are measured apart. Run again after a stop, the same command goes on from the last epoch and ends, on
 a CPU with as many threads, with the same weights.
+
+Models: periodic, tiled and zero read images, by what lies beyond the cell; nearest and pairs read descriptors; ridge
+is linear in more of these, fitted at once; graph passes messages between spheres; network is one of learned resistors.
 """
 
 if __name__ == "__main__":  # before torch, which takes seconds to load: a stop meanwhile is one line, too
@@ -27,13 +31,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gpuion import files, timing, training
+from gpuion.baselines import Ridge
 from gpuion.config import option, parse
 from gpuion.dataset import Dataset, open_dataset
 from gpuion.distributed import World, start
 from gpuion.errors import CheckpointError, ConfigError, run_script
 from gpuion.medium import whole
+from gpuion.models import MODELS, Model, create
 from gpuion.parts import divide
-from gpuion.surrogate import Surrogate
 from gpuion.training import Plan, Samples
 
 
@@ -44,9 +49,9 @@ class Config:
     data: tuple[str, ...] = option(("runs/data",), "dataset folders, the original one first")
     out: Path = option(Path("runs/model"), "folder for the network and its measures", identity=False)
     checkpoint: str = option("", "a surrogate.pt to start from")
-    boundary: str = option("periodic", "periodic, tiled or zero: what lies beyond the cell")
+    model: str = option("periodic", ", ".join(MODELS), aliases=("boundary",))
     widths: tuple[int, ...] = option((), "channels of the convolutions; the network's own if not given")
-    hidden: int = option(32, "width of the first fully connected layer")
+    hidden: int = option(32, "width of the fully connected layers")
     pool: int = option(5, "first pooling window of a periodic network, voxels")
     voxels: int = option(0, "voxels along the image's edge; 0 is one per unit of length")
     epochs: int = option(100, "passes over the training structures")
@@ -64,13 +69,17 @@ def main() -> None:
     world = start(config.device)
     sets = [open_dataset(path) for path in config.data]
     voxels = config.voxels or whole(sets[0].box, 1, "voxels")
-    parts = {name: samples.to(world.device) for name, samples in divide(config.data, sets, voxels).items()}
+    divided = divide(config.data, sets, voxels)
     net, meta, content = network(config, sets, voxels, world.device)
     files.claim_folder(config.out, "train", config, world, content)
     lost = sum(int((~data.settled).sum()) for data in sets)
     if world.is_main and lost:
         print(f"{lost} of {sum(map(len, sets))} structures are left out: their labels did not settle")
-    train(net, meta, parts, config, world)
+    parts = {name: training.prepared(net, samples.to(world.device)) for name, samples in divided.items()}
+    if isinstance(net, Ridge):
+        solve(net, meta, parts, config, world)
+    else:
+        train(net, meta, parts, config, world)
     best = training.load_surrogate(config.out / "surrogate.pt", world.device)
     predictions = {name: training.predict(best, samples, world) for name, samples in parts.items()}
     if world.is_main:
@@ -92,7 +101,7 @@ def check(config: Config) -> None:
 
 def network(
     config: Config, sets: list[Dataset], voxels: int, device: torch.device
-) -> tuple[Surrogate, dict[str, Any], dict[str, str]]:
+) -> tuple[Model, dict[str, Any], dict[str, str]]:
     """Return the network to train, new or from a checkpoint of the same cell, what its checkpoints say, and
     fingerprints of what it learns from.
     """
@@ -104,8 +113,8 @@ def network(
     }  # fmt: skip
     content = {"data": files.fingerprint({str(k): data.fingerprint for k, data in enumerate(sets)})}
     torch.manual_seed(config.seed)
-    net = Surrogate(config.boundary, voxels=voxels, widths=config.widths, hidden=config.hidden, pool=config.pool)
-    if config.boundary == "periodic" and (voxels % config.pool or voxels // config.pool < 3):
+    net = create(config.model, voxels=voxels, widths=config.widths, hidden=config.hidden, pool=config.pool)
+    if config.model == "periodic" and (voxels % config.pool or voxels // config.pool < 3):
         raise ConfigError(f"pool = {config.pool} must cut {voxels} voxels into three windows or more; choose another")
     if not config.checkpoint:
         return net.to(device), meta, content
@@ -120,14 +129,14 @@ def network(
     return old, meta, content | {"checkpoint": training.fingerprint(old)}
 
 
-def train(net: Surrogate, meta: dict[str, Any], parts: dict[str, Samples], config: Config, world: World) -> None:
+def train(net: Model, meta: dict[str, Any], parts: dict[str, Samples], config: Config, world: World) -> None:
     """Train from the start or from the last finished epoch; keep the best network and the last one."""
     plan = Plan(
         epochs=config.epochs, batch=config.batch, learning_rate=config.learning_rate,
         weight_decay=config.weight_decay, seed=config.seed,
     )  # fmt: skip
     if not config.checkpoint:
-        net.calibrate(parts["train"].target)
+        training.calibrate(net, parts["train"])
     optimizer, last = training.optimizer_for(net, plan), config.out / "last.pt"
     history = training.resume(last, net, optimizer) if last.exists() else []
     wrapped, samples = training.parallel(net, world), parts["train"]
@@ -146,14 +155,29 @@ def train(net: Surrogate, meta: dict[str, Any], parts: dict[str, Samples], confi
                 if found["mse"] < best:
                     training.save_checkpoint(config.out / "surrogate.pt", net, {**meta, "metrics": found})
                 training.save_checkpoint(last, net, meta, history=history, optimizer=optimizer.state_dict())
-    made = total - done if world.is_main else 0
-    timing.tell(config.out, "train", count=made, unit="samples", began=began, world=world)
+    timing.tell(config.out, "train", count=(total - done) * world.is_main, unit="samples", began=began, world=world)
+    write(history, config, world)
+
+
+def solve(net: Ridge, meta: dict[str, Any], parts: dict[str, Samples], config: Config, world: World) -> None:
+    """Fit at once; every rank does the same."""
+    began, samples = time.perf_counter(), parts["train"]
+    loss = net.solve(samples.target, samples.inputs or net.prepare(samples.centers, samples.box, samples.diameter))
+    found = training.metrics(training.predict(net, parts["validation"], world), parts["validation"].target)
+    if world.is_main:
+        training.save_checkpoint(config.out / "surrogate.pt", net, {**meta, "metrics": found})
+    timing.tell(config.out, "train", count=len(samples) * world.is_main, unit="samples", began=began, world=world)
+    write([{"epoch": 0, "loss": loss, **found}], config, world)
+
+
+def write(history: list[dict[str, Any]], config: Config, world: World) -> None:
+    """Write what was met in each epoch."""
     if world.is_main:
         with files.atomic(config.out / "history.jsonl") as partial:
             partial.write_text("".join(json.dumps(row) + "\n" for row in history))
 
 
-def report(config: Config, net: Surrogate, parts: dict[str, Samples], predictions: dict[str, Tensor]) -> None:
+def report(config: Config, net: Model, parts: dict[str, Samples], predictions: dict[str, Tensor]) -> None:
     """Print MSE, MAPE and R of every part, and write them, the predictions and the final checkpoint."""
     found = {name: training.metrics(predictions[name], samples.target) for name, samples in parts.items()}
     print(f"{'part':<24}{'count':>7}{'MSE':>11}{'MAPE/%':>9}{'R':>8}")

@@ -27,7 +27,7 @@ def option(default: Any, text: str, **metadata: Any) -> Any:
 
     Metadata: `identity=False` if the value does not change the result; `file_only=True` if there is no flag;
     `flags={"--flag": value}` for flags that set the field to a constant; `choices=(…)`; `words=(…)` that a number's
-    field takes, too.
+    field takes, too; `aliases=(…)`, other names of the flag.
     """
     return dataclasses.field(default=default, metadata={"help": text, **metadata})
 
@@ -120,7 +120,8 @@ def _add_flag(parser: argparse.ArgumentParser, field: Any, kind: Any) -> None:
         options |= {"nargs": "+", "type": typing.get_args(kind)[0], "action": _Tuple}
     else:
         options |= {"type": _reader(kind, field.metadata.get("words")), "choices": field.metadata.get("choices")}
-    parser.add_argument("--" + field.name.replace("_", "-"), **options)
+    names = (field.name, *field.metadata.get("aliases", ()))
+    parser.add_argument(*("--" + name.replace("_", "-") for name in names), **options)
 
 
 def _reader(kind: Any, words: tuple[str, ...] | None) -> Any:

@@ -39,6 +39,7 @@ def divide(paths: Sequence[str], sets: Sequence[Dataset], voxels: int) -> dict[s
         name: Samples(
             centers=torch.cat([data.centers[at] for data, at in pieces]),
             target=torch.cat([data.mean_diffusivity[at] for data, at in pieces]).div(first.d_reference).float(),
+            axes=torch.cat([data.diffusivity[at] for data, at in pieces]).div(first.d_reference).float(),
             id=torch.cat([data.id[at] for data, at in pieces]),
             box=first.box, diameter=first.diameter, voxels=voxels,
         )

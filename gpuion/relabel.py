@@ -14,7 +14,8 @@ from gpuion.annealing import AnnealResult
 from gpuion.dataset import Dataset
 from gpuion.kernels.reference import Stream, philox
 from gpuion.labeling import label
-from gpuion.surrogate import Surrogate
+from gpuion.models import Model
+from gpuion.predictor import Predictor
 from gpuion.voxels import voxelize
 
 _BINS = 32  # of pick_uniform
@@ -85,17 +86,30 @@ def join(parts: Sequence[Selection]) -> Selection:
     )
 
 
-def surrogate_score(net: Surrogate, like: Dataset, batch: int) -> Callable[[Tensor], Tensor]:
-    """Return a score centers [C, N, 3] → D* [C] of a surrogate.
+def surrogate_score(net: Model, like: Dataset, batch: int) -> Callable[[Tensor], Tensor]:
+    """Return a score centers [C, N, 3] → D* [C] of a model.
 
-    It is always given whole batches: in batches of one size a structure's D* has the same bits wherever it stands.
+    A structure's D* has the same bits wherever it stands: a network on images is always given whole batches, of one
+    size, and on a CPU a model on centres one structure at a time.
     """
+    if isinstance(net, Predictor):
+        return _centers_score(net, like, batch)
     voxels = round(net.meta["voxels"] * like.box / net.meta["box"])
 
     def score(centers: Tensor) -> Tensor:
         filled = torch.cat([centers, centers[:1].expand(-len(centers) % batch, -1, -1)])
         images = (voxelize(c, box=like.box, diameter=like.diameter, voxels=voxels) for c in filled.split(batch))
         return torch.cat([net(image) for image in images])[: len(centers)]
+
+    return score
+
+
+def _centers_score(net: Predictor, like: Dataset, batch: int) -> Callable[[Tensor], Tensor]:
+    @torch.no_grad()
+    def score(centers: Tensor) -> Tensor:
+        some = centers.split(batch if centers.is_cuda else 1)
+        found = torch.cat([net(*net.prepare(c, like.box, like.diameter)) for c in some])
+        return found.mean(-1) if net.per_axis else found
 
     return score
 

@@ -1,39 +1,49 @@
-"""Training a surrogate on one or many ranks, its measures of quality, and its checkpoints.
+"""Training a model on one or many ranks, and its measures of quality.
 
 Legend: n structures, N particles, B structures of a batch, V voxels along an edge.
 
 Every choice of an epoch (order, shift, turn) is drawn from Philox by (seed, epoch, structure id), and a
 global batch is cut into one slice a rank: one process and many take the same path up to float32 rounding.
+Models that read images get one of the shifted and turned structure; those that read sphere centres do not change
+with it, and get what they prepared of the structure once for all epochs.
 """
 
 import dataclasses
-import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import permutations
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gpuion import files
+from gpuion.checkpoints import (  # noqa: F401, names of this module
+    build,
+    fingerprint,
+    load_checkpoint,
+    load_surrogate,
+    resume,
+    save_checkpoint,
+)
 from gpuion.distributed import World
-from gpuion.errors import CheckpointError, GpuionError
+from gpuion.errors import GpuionError
 from gpuion.kernels.reference import Stream, philox, pick
-from gpuion.surrogate import Surrogate
+from gpuion.models import Model
+from gpuion.predictor import Predictor
 from gpuion.voxels import voxelize
 
-_FORMAT, _VERSION = "gpuion-surrogate", 1
 _EVALUATE = 32  # most structures a batch when only predicting
+_KEPT = 4 * 2**30  # most bytes of prepared structures; more are prepared batch by batch
 _NUMBERS = 2**28  # most values of a layer then: a gigabyte, and far from 2³¹, where a tensor's 32-bit indices end
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Samples:
-    """What a network learns from: centers float32 [n, N, 3], D* float32 [n], id int64 [n], and the cell."""
+    """What a model learns from: centers float32 [n, N, 3], D* float32 [n], id int64 [n], and the cell.
+
+    If known, `axes` float32 [n, 3] holds D* along x, y and z; `inputs` holds what a model prepared, see `prepared`.
+    """
 
     centers: Tensor
     target: Tensor
@@ -41,6 +51,8 @@ class Samples:
     box: float
     diameter: float
     voxels: int
+    axes: Tensor | None = None
+    inputs: tuple[Tensor, ...] | None = None
 
     def __len__(self) -> int:
         """Return the number of structures."""
@@ -49,7 +61,9 @@ class Samples:
     def to(self, device: torch.device | str) -> "Samples":
         """Return the same structures on another device."""
         moved = {name: getattr(self, name).to(device) for name in ("centers", "target", "id")}
-        return dataclasses.replace(self, **moved)
+        axes = None if self.axes is None else self.axes.to(device)
+        inputs = None if self.inputs is None else tuple(x.to(device) for x in self.inputs)
+        return dataclasses.replace(self, **moved, axes=axes, inputs=inputs)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,8 +136,62 @@ def _images(samples: Samples, centers: Tensor) -> Tensor:
     return voxelize(centers, box=samples.box, diameter=samples.diameter, voxels=samples.voxels)
 
 
+@torch.no_grad()
+def prepared(net: Model, samples: Samples) -> Samples:
+    """Return the structures with what the model makes of them once for all epochs; of image models as they are."""
+    if not isinstance(net, Predictor) or not len(samples):
+        return samples
+    parts, size = [], 0
+    for some in samples.centers.split(_EVALUATE):
+        parts.append(net.prepare(some, samples.box, samples.diameter))
+        size += sum(x.numel() * x.element_size() for x in parts[-1])
+        if size > _KEPT:
+            return samples
+    return dataclasses.replace(samples, inputs=tuple(map(_padded, zip(*parts, strict=True))))
+
+
+def _padded(parts: Sequence[Tensor]) -> Tensor:
+    """Return tensors [b, …] as one, filled up with zeros to the longest of each dimension."""
+    shape = [max(lengths) for lengths in zip(*(x.shape[1:] for x in parts), strict=True)]
+    whole = parts[0].new_zeros(sum(map(len, parts)), *shape)
+    at = 0
+    for x in parts:
+        whole[(slice(at, at + len(x)), *map(slice, x.shape[1:]))] = x
+        at += len(x)
+    return whole
+
+
+def _held(net: Predictor, samples: Samples, index: Tensor) -> tuple[Tensor, ...]:
+    if samples.inputs is not None:
+        return tuple(x[index] for x in samples.inputs)
+    return net.prepare(samples.centers[index], samples.box, samples.diameter)
+
+
+def calibrate(net: Model, samples: Samples) -> None:
+    """Fix a model's scales from its training structures, those of the inputs from the first 256."""
+    if isinstance(net, Predictor):
+        some = torch.arange(min(256, len(samples)), device=samples.target.device)
+        net.calibrate(samples.target, _held(net, samples, some))
+    else:
+        net.calibrate(samples.target)
+
+
+def _step(net: nn.Module, bare: Model, samples: Samples, index: Tensor, epoch: int, plan: Plan) -> tuple[Tensor, ...]:
+    """Return D* [B] and the loss of each structure [B]."""
+    if isinstance(bare, Predictor):
+        found = net(*_held(bare, samples, index))
+        if not bare.per_axis:
+            return found, bare.loss(found, samples.target[index])
+        if samples.axes is None:
+            raise GpuionError("this model learns D along each axis, and these samples hold their mean only")
+        return found.mean(-1), bare.loss(found, samples.axes[index])
+    image = augmented(samples, index, epoch, plan, turn=bare.arguments["boundary"] != "periodic")
+    found = net(image.to(bare.target_scale.dtype))
+    return found, bare.loss(found, samples.target[index])
+
+
 def train_epoch(
-    net: Surrogate | DistributedDataParallel, optimizer: torch.optim.Optimizer, samples: Samples, *, epoch: int,
+    net: Model | DistributedDataParallel, optimizer: torch.optim.Optimizer, samples: Samples, *, epoch: int,
     plan: Plan, world: World, after: Callable[[int], None] | None = None,
 ) -> float:  # fmt: skip
     """Take one epoch's steps, telling `after` the size of each; return the mean squared error met.
@@ -131,7 +199,7 @@ def train_epoch(
     Raises
     ------
     GpuionError
-        If the error is not a number.
+        If the error is not a number, or a model of D along the axes meets samples without.
     """
     net.train()
     bare = net.module if isinstance(net, DistributedDataParallel) else net
@@ -141,11 +209,10 @@ def train_epoch(
         mine = whole.tensor_split(world.size)[world.rank]
         for group in optimizer.param_groups:
             group["lr"] = plan.rate((epoch + (i + 1) / len(steps)) / plan.epochs)
-        image = augmented(samples, mine, epoch, plan, turn=bare.arguments["boundary"] != "periodic")
-        found, target = net(image.to(bare.target_scale.dtype)), samples.target[mine]
-        total += (found.detach() - target).square().sum()
+        found, losses = _step(net, bare, samples, mine, epoch, plan)
+        total += (found.detach() - samples.target[mine]).square().sum()
         # Ranks average their gradients: weighted so that the average is that of the whole batch's mean.
-        loss = bare.loss(found, target).sum() * (world.size / len(whole))
+        loss = losses.sum() * (world.size / len(whole))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -160,14 +227,18 @@ def train_epoch(
 
 
 @torch.no_grad()
-def predict(net: Surrogate, samples: Samples, world: World | None = None) -> Tensor:
+def predict(net: Model, samples: Samples, world: World | None = None) -> Tensor:
     """Return D*, float64 [n], each rank predicting every world.size-th batch."""
     net.eval()
     rank, size = (world.rank, world.size) if world else (0, 1)
     value = torch.zeros(len(samples), dtype=torch.float64, device=samples.centers.device)
     together = _together(net, samples.voxels)
     for index in list(torch.arange(len(samples), device=value.device).split(together))[rank::size]:
-        value[index] = net(_images(samples, samples.centers[index])).double()
+        if isinstance(net, Predictor):
+            found = net(*_held(net, samples, index))
+            value[index] = (found.mean(-1) if net.per_axis else found).double()
+        else:
+            value[index] = net(_images(samples, samples.centers[index])).double()
     if size > 1:
         dist.all_reduce(value)
     return value
@@ -179,7 +250,7 @@ def _together(net: nn.Module, voxels: int) -> int:
     The periodic network takes 32 up to 200 voxels: only its pooled cells have channels.
     """
     arguments = getattr(net, "arguments", None)
-    if arguments is None:
+    if arguments is None or "boundary" not in arguments:
         return _EVALUATE
     periodic = arguments["boundary"] == "periodic"
     edge = voxels * (3 if arguments["boundary"] == "tiled" else 1)
@@ -187,80 +258,11 @@ def _together(net: nn.Module, voxels: int) -> int:
     return max(1, min(_EVALUATE, int(_NUMBERS // (max(1, width) * edge**3))))
 
 
-def parallel(net: Surrogate, world: World) -> Surrogate | DistributedDataParallel:
+def parallel(net: Model, world: World) -> Model | DistributedDataParallel:
     """Return the network as all ranks train it, with rank 0's weights."""
     if world.size == 1:
         return net
     return DistributedDataParallel(net)
-
-
-def save_checkpoint(path: Path, net: Surrogate, meta: dict[str, Any], **progress: Any) -> None:
-    """Write weights, network arguments, `meta` (plain values only) and any progress, whole or not at all."""
-    content = {
-        "format": _FORMAT, "version": _VERSION, "arguments": net.arguments, "weights": net.state_dict(),
-        "meta": json.loads(json.dumps(meta)), "progress": progress,  # torch's version is not a plain str
-    }  # fmt: skip
-    files.save_tensors(path, content)
-
-
-def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Return what `save_checkpoint` wrote; nothing is unpickled but tensors and plain values.
-
-    Raises
-    ------
-    CheckpointError
-        If the file is missing, damaged, or not a surrogate's checkpoint.
-    """
-    try:
-        content = files.load_tensors(path, device)
-    except FileNotFoundError:
-        raise CheckpointError(f"there is no checkpoint {path}; train.py writes surrogate.pt into its --out") from None
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise CheckpointError(f"{path} is not a checkpoint of a gpuion surrogate")
-    if content.get("version") != _VERSION:
-        raise CheckpointError(f"{path} is of version {content.get('version')}, this program reads {_VERSION}")
-    missing = {"arguments", "weights", "meta", "progress"} - content.keys()
-    if missing:
-        raise CheckpointError(f"{path} lacks {', '.join(sorted(missing))}")
-    return content
-
-
-def build(content: dict[str, Any], path: str | Path, device: torch.device | str = "cpu") -> Surrogate:
-    """Return the network of a loaded checkpoint, in evaluation mode, with its `meta`.
-
-    Raises
-    ------
-    CheckpointError
-        If arguments and weights do not fit together.
-    """
-    try:
-        net = Surrogate(**content["arguments"])
-        net.load_state_dict(content["weights"])
-    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path}: the weights do not fit the network: {reason}") from None
-    net.meta = content["meta"]
-    return net.to(device).eval()
-
-
-def load_surrogate(path: str | Path, device: torch.device | str = "cpu") -> Surrogate:
-    """Return the trained network of a checkpoint, in evaluation mode.
-
-    Its `meta` holds d_reference, box, diameter, n_particles, voxels, sites_per_voxel, metrics, config and
-    provenance.
-
-    Raises
-    ------
-    CheckpointError
-        If the file is missing, damaged or of another model.
-    """
-    return build(load_checkpoint(path, device), path, device)
-
-
-def fingerprint(net: Surrogate) -> str:
-    """Return the SHA-256 of a network's weights and of what they were made for, whatever else its file says."""
-    cell = {name: net.meta.get(name) for name in ("d_reference", "box", "diameter", "n_particles", "voxels")}
-    return files.fingerprint({**net.state_dict(), "cell": cell, "arguments": getattr(net, "arguments", None)})
 
 
 def optimizer_for(net: nn.Module, plan: Plan) -> torch.optim.AdamW:
@@ -269,22 +271,3 @@ def optimizer_for(net: nn.Module, plan: Plan) -> torch.optim.AdamW:
     free = [p for p in net.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": free, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=plan.learning_rate)
-
-
-def resume(path: str | Path, net: Surrogate, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """Put network and optimizer back to where a checkpoint left them, and return the history until then.
-
-    Raises
-    ------
-    CheckpointError
-        If the file is damaged or of another network.
-    """
-    content = load_checkpoint(path, net.output_shift.device)
-    if content["arguments"] != net.arguments:
-        raise CheckpointError(f"{path} is of {content['arguments']}, this run trains {net.arguments}")
-    try:
-        net.load_state_dict(content["weights"])
-        optimizer.load_state_dict(content["progress"]["optimizer"])
-        return list(content["progress"]["history"])
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} does not fit this run: {' '.join(str(error).split())[:200]}") from None

@@ -10,7 +10,7 @@ import torch
 from rehearsal import rehearse
 
 import gpuion
-from gpuion import descriptors, insertion, training
+from gpuion import descriptors, insertion, models, training
 from gpuion.design import Design, arrange
 from gpuion.distributed import World
 from gpuion.labeling import label
@@ -233,6 +233,31 @@ def test_an_epoch_of_training_agrees(real, boundary, monkeypatch):
     # 1e-3 each, so that one weight of a hundred that goes the other way moves D* by some 1e-5.
     assert there == pytest.approx(here, rel=1e-3)
     assert torch.allclose(likewise, predicted, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["nearest", "pairs", "graph", "network"])
+def test_an_epoch_on_centres_agrees(real, name):
+    n, N = (24, 27) if real else (6, 8)
+    axes = torch.rand(n, 3, generator=torch.Generator().manual_seed(0)) + 0.2
+    samples = Samples(
+        centers=gpuion.place("random", n_structures=n, n_particles=N, box=50.0, diameter=9.6, seed=0),
+        target=axes.mean(1), axes=axes, id=torch.arange(n), box=50.0, diameter=9.6, voxels=50,
+    )  # fmt: skip
+    found = []
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        net = models.create(name, hidden=8).to(device)
+        ready = training.prepared(net, samples.to(device))
+        training.calibrate(net, ready)
+        plan = Plan(epochs=2, batch=4, learning_rate=1e-3, seed=3)
+        world = World(rank=0, size=1, device=torch.device(device))
+        optimizer = training.optimizer_for(net, plan)
+        losses = [training.train_epoch(net, optimizer, ready, epoch=e, plan=plan, world=world) for e in range(2)]
+        found.append((losses, training.predict(net, ready).cpu()))
+    (here, predicted), (there, likewise) = found
+    # As above; solves in float32 of order one add some 1e-6.
+    assert there == pytest.approx(here, rel=2e-3)
+    assert torch.allclose(likewise, predicted, rtol=2e-3)
 
 
 def test_annealing_repeats_itself_and_keeps_spheres_apart(real, cell):

@@ -119,7 +119,8 @@ def test_retraining_keeps_test_set_and_reference(tmp_path):
         ({}, ["--voxels", "16"], "must cut 16 voxels"),
         ({}, ["--learning-rate", "nan"], "learning_rate"),
         ({}, ["--checkpoint", "nowhere.pt"], "no checkpoint nowhere.pt"),
-        ({}, ["--boundary", "open"], "boundary must be one of"),
+        ({}, ["--model", "open"], "model must be one of"),
+        ({}, ["--boundary", "open"], "model must be one of"),  # the flag's name for image models
     ],
 )
 def test_errors_say_what_is_wrong(tmp_path, change, flags, message):

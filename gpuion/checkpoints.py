@@ -1,0 +1,101 @@
+"""Checkpoints of models: weights, what the model is made with, what it was trained on and how far."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gpuion import files
+from gpuion.errors import CheckpointError
+from gpuion.models import Model, again
+
+_FORMAT, _VERSION = "gpuion-surrogate", 1
+
+
+def save_checkpoint(path: Path, net: Model, meta: dict[str, Any], **progress: Any) -> None:
+    """Write weights, network arguments, `meta` (plain values only) and any progress, whole or not at all."""
+    content = {
+        "format": _FORMAT, "version": _VERSION, "arguments": net.arguments, "weights": net.state_dict(),
+        "meta": json.loads(json.dumps(meta)), "progress": progress,  # torch's version is not a plain str
+    }  # fmt: skip
+    files.save_tensors(path, content)
+
+
+def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Return what `save_checkpoint` wrote; nothing is unpickled but tensors and plain values.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, damaged, or not a surrogate's checkpoint.
+    """
+    try:
+        content = files.load_tensors(path, device)
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no checkpoint {path}; train.py writes surrogate.pt into its --out") from None
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise CheckpointError(f"{path} is not a checkpoint of a gpuion surrogate")
+    if content.get("version") != _VERSION:
+        raise CheckpointError(f"{path} is of version {content.get('version')}, this program reads {_VERSION}")
+    missing = {"arguments", "weights", "meta", "progress"} - content.keys()
+    if missing:
+        raise CheckpointError(f"{path} lacks {', '.join(sorted(missing))}")
+    return content
+
+
+def build(content: dict[str, Any], path: str | Path, device: torch.device | str = "cpu") -> Model:
+    """Return the network of a loaded checkpoint, in evaluation mode, with its `meta`.
+
+    Raises
+    ------
+    CheckpointError
+        If arguments and weights do not fit together.
+    """
+    try:
+        net = again(content["arguments"])
+        net.load_state_dict(content["weights"])
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path}: the weights do not fit the network: {reason}") from None
+    net.meta = content["meta"]
+    return net.to(device).eval()
+
+
+def load_surrogate(path: str | Path, device: torch.device | str = "cpu") -> Model:
+    """Return the trained network of a checkpoint, in evaluation mode.
+
+    Its `meta` holds d_reference, box, diameter, n_particles, voxels, sites_per_voxel, metrics, config and
+    provenance.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, damaged or of another model.
+    """
+    return build(load_checkpoint(path, device), path, device)
+
+
+def fingerprint(net: Model) -> str:
+    """Return the SHA-256 of a network's weights and of what they were made for, whatever else its file says."""
+    cell = {name: net.meta.get(name) for name in ("d_reference", "box", "diameter", "n_particles", "voxels")}
+    return files.fingerprint({**net.state_dict(), "cell": cell, "arguments": getattr(net, "arguments", None)})
+
+
+def resume(path: str | Path, net: Model, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """Put network and optimizer back to where a checkpoint left them, and return the history until then.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is damaged or of another network.
+    """
+    content = load_checkpoint(path, net.output_shift.device)
+    if content["arguments"] != net.arguments:
+        raise CheckpointError(f"{path} is of {content['arguments']}, this run trains {net.arguments}")
+    try:
+        net.load_state_dict(content["weights"])
+        optimizer.load_state_dict(content["progress"]["optimizer"])
+        return list(content["progress"]["history"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} does not fit this run: {' '.join(str(error).split())[:200]}") from None

@@ -1,0 +1,139 @@
+"""A learned resistor network: ions pass from corona to corona, and D follows from Kirchhoff's laws.
+
+Legend: B structures, N particles, E contacts, K contacts of a sphere, R bumps, C channels.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from gpuion.contacts import Contacts, bumps, contacts, crowding, lengths, shells, trimmed, vectors
+from gpuion.kirchhoff import Circuit, plane_waves, power
+from gpuion.predictor import Predictor, Standard, layers
+
+_CUTOFF = 16.5  # of a contact, voxels: coronas touch at 14, and their tails reach some two voxels more
+_AFFINE = math.exp(-8)  # a bath's conductance over a corona's
+_WEIGHT = 870.0  # of a sphere's corona, where one voxel of corona counts 1
+_REACH = 2 * math.pi * 3 / 75  # of the bath's waves, 1/voxel
+_RADIUS = 6.0  # of a sphere as the bath sees it, voxels
+_ALPHA = 3 * 4 / 3 * math.pi * 7**3  # polarizability of a good conductor as large as a sphere with its corona, voxels³
+
+
+class ResistorNetwork(Predictor):
+    """D along each axis as the power that a network of learned conductances dissipates, over its learned weight.
+
+        D_aa = P_aa / Σ_i w_i,
+
+    with P of `gpuion.kirchhoff.power`. Small networks give each contact's conductance g from its length, from third
+    spheres near its middle and from what surrounds its two ends; and each sphere's weight w, the resistance s of its
+    shell, its coupling h to the bath and its polarizability α in it from its neighbourhood. All are local, and the
+    bath's σ is one number: chains, percolation and what a cell's filling does are in Kirchhoff's laws, so the network
+    takes other numbers of spheres and other cells.
+
+    Turning, mirroring or shifting the structure turns D with it, exactly.
+
+    Parameters
+    ----------
+    hidden : int
+        Width of the layers.
+    channels : int
+        Numbers that describe a sphere's surroundings to its contacts.
+    orders : int
+        Orders of the Legendre polynomials of a shell's resistance.
+    """
+
+    per_axis = True
+    lengths: Tensor
+    rings: Tensor
+    thirds: Tensor
+
+    def __init__(self, *, hidden: int = 32, channels: int = 8, orders: int = 5) -> None:
+        if min(hidden, channels, orders) < 1:
+            raise ValueError(f"hidden, channels and orders must be ≥ 1, got {hidden}, {channels} and {orders}")
+        super().__init__({"model": "network", "hidden": hidden, "channels": channels, "orders": orders})
+        for name, values in (
+            ("lengths", torch.arange(9.5, 17.0, 0.5)),
+            ("rings", torch.arange(9.5, 18.0, 0.75)),
+            ("thirds", torch.arange(5.0, 15.0, 1.25)),
+        ):
+            self.register_buffer(name, values, persistent=False)
+        rings = 2 * len(self.rings)
+        self.around, self.beside = Standard(rings), Standard(len(self.thirds))
+        self.place = layers(rings, hidden, channels)
+        self.sphere = layers(rings + channels, hidden, 4)
+        self.contact = layers(len(self.lengths) + len(self.thirds) + 2 * channels, hidden, 1, start_at_zero=True)
+        self.slope = nn.Parameter(torch.tensor([1.0, -0.5]))  # log g of touching coronas, and per voxel beyond
+        self.common = nn.Parameter(torch.zeros(4))  # log of w, h, σ and α, over what they are taken to be
+        self.orders = nn.Parameter(torch.tensor([math.log(0.3 / (n * (n + 1))) for n in range(1, orders + 1)]))
+
+    def prepare(self, centers: Tensor, box: float, diameter: float) -> tuple[Tensor, ...]:  # noqa: ARG002
+        """Return contacts, what is around spheres and contacts, centres and box.
+
+        Raises
+        ------
+        ValueError
+            For malformed centres, or a cell in which two spheres could touch through two images.
+        """
+        vector = vectors(centers, box)
+        if box < 2 * _CUTOFF:
+            raise ValueError(f"contacts reach {_CUTOFF} voxels, so box must be {2 * _CUTOFF:g} or more, got {box}")
+        distance = lengths(vector)
+        found = contacts(vector, distance, _CUTOFF)
+        rings, thirds = self.rings.float(), self.thirds.float()
+        return (
+            found.ends.int(), found.vector, found.distance, found.real, found.slots.int(),
+            shells(vector, distance, rings, 1.2), crowding(found, vector, box, thirds, 2.4),
+            centers, centers.new_full((len(centers),), box, dtype=torch.float64),
+        )  # fmt: skip
+
+    def normalize(self, *inputs: Tensor) -> None:
+        """Fix the scales of the surroundings."""
+        _, _, _, real, _, around, beside, _, _ = inputs
+        self.around.fit(around)
+        self.beside.fit(beside[real])
+
+    def calibrate(self, targets: Tensor, inputs: tuple[Tensor, ...]) -> None:
+        """Fix scales, and the weight that makes the mean of log D* right before training."""
+        super().calibrate(targets, inputs)
+        with torch.no_grad():
+            ratio = self(*inputs).mean(-1).log().mean() - self.output_shift
+            self.common[0] += ratio
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Return D* along x, y, z, [B, 3], of what `prepare` gave."""
+        ends, vector, distance, real, slots, around, beside, centers, box = inputs
+        dtype = self.orders.dtype
+        found = trimmed(
+            Contacts(
+                ends=ends.long(), vector=vector.to(dtype), distance=distance.to(dtype), real=real, slots=slots.long()
+            )
+        )
+        E = found.distance.shape[1]
+        around = self.around(around)
+        place = self.place(around)
+        conductance = self._conductance(found, place, self.beside(beside[:, :E]))
+        weight, spread, coupling, polarizability = self.sphere(torch.cat([around, place], -1)).unbind(-1)
+        edge = float(box[0])  # one of all: a batch is of one cell
+        waves, slopes, squares = plane_waves(centers.double(), edge, reach=_REACH, radius=_RADIUS)
+        solvent = _AFFINE * self.common[2].exp()
+        circuit = Circuit(
+            ends=found.ends, vector=found.vector, slots=found.slots, conductance=conductance,
+            spread=spread.clamp(-6, 6).exp(), orders=self.orders.exp(),
+            coupling=3 * (coupling + self.common[1]).clamp(-6, 6).exp(),
+            polarizability=solvent * _ALPHA * (polarizability + self.common[3]).clamp(-6, 6).exp(),
+            solvent=solvent.expand(len(box)), volume=edge**3,
+            waves=waves.to(dtype), slopes=slopes.to(dtype), squares=squares.to(dtype),
+        )  # fmt: skip
+        total = _WEIGHT * (0.3 * weight + self.common[0]).exp().sum(1, keepdim=True)
+        return power(circuit) / total
+
+    def _conductance(self, found: Contacts, place: Tensor, beside: Tensor) -> Tensor:
+        """Return g of each contact, [B, E]; it falls to zero at the cutoff."""
+        index = found.ends[..., None].expand(-1, -1, -1, place.shape[-1])
+        tail, head = (place.gather(1, at) for at in index.unbind(1))
+        bump = bumps(found.distance, self.lengths, 1.0)
+        learned = self.contact(torch.cat([bump, beside, tail + head, tail * head], -1))[..., 0]
+        falling = self.slope[0] + self.slope[1] * nn.functional.softplus(2 * (found.distance - 13))
+        fade = (1 + torch.cos(math.pi * (found.distance / _CUTOFF).clamp(max=1))) / 2
+        return (learned + falling).clamp(-12, 8).exp() * fade.clamp_min(1e-9) * found.real
