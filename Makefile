@@ -66,7 +66,7 @@ study: install
 	$(EACH) --source $(STUDY)/study --of test --structures 400 --particles 46 --shard 200 --out $(STUDY)/phi-0.05
 	$(EACH) --source $(STUDY)/study --of test --structures 400 --particles 137 --shard 200 --out $(STUDY)/phi-0.15
 	$(BIN)/python -m gpuion.survey $(STUDY)/study --finer $(STUDY)/study-2 $(STUDY)/study-3 $(STUDY)/study-5 \
-	  --walks $(STUDY)/study-walks --out $(STUDY)/survey
+	  --walks $(STUDY)/study-walks --out $(if $(filter data,$(STUDY)),docs/data,$(STUDY)/survey)
 
 test: lint
 	$(BIN)/python -m pytest

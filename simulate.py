@@ -85,11 +85,11 @@ def main() -> None:
     """Place, label, write, report."""
     config = parse(Config, Path(__file__).parent, __doc__ or "")
     structures, shards = check(config)
-    world, content = start(config.device), {}
-    if isinstance(structures, Derived):
-        config = dataclasses.replace(config, box=structures.box, volume_fraction=structures.volume_fraction)
-        content = {"source": structures.source.fingerprint}
-    files.claim_folder(config.out, "simulate", config, world, content)
+    world = start(config.device)
+    if isinstance(structures, Derived):  # what it is that counts, not where it lies
+        config = dataclasses.replace(config, source=f"sha256:{structures.source.fingerprint}", box=structures.box,
+                                     volume_fraction=structures.volume_fraction)  # fmt: skip
+    files.claim_folder(config.out, "simulate", config, world)
     ours = [(config.out / f"shard-{k:05d}.h5", ids) for k, ids in shards]
     todo = [(path, ids) for path, ids in ours[world.rank :: world.size] if not is_whole(path, ids.numpy())]
     count, began, name = 0, time.perf_counter(), f"rank 0 of {world.size}" if world.size > 1 else None
@@ -189,7 +189,7 @@ def report(config: Config, paths: list[Path]) -> str:
         return ""
     far, settled, chance = beyond(data.z_score)
     line = f"{int(far.sum())} of {settled} settled structures have walk and exact solve more than 4σ apart"
-    print(f"{line} (chance: {chance:.2g})")
+    print(f"{line} (chance: {chance:.2g}); {len(data) - settled} did not settle and tell nothing")
     return f"{line}, of ids {data.id[far].tolist()[:5]} …; the data are written" if far.any() else ""
 
 

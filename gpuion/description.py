@@ -14,6 +14,7 @@ from torch import Tensor
 from gpuion import splits
 from gpuion.dataset import Dataset, open_dataset
 from gpuion.labeling import beyond
+from gpuion.shards import attributes_of
 
 
 def info(source: Path) -> None:
@@ -61,12 +62,12 @@ def _parameters(some: Dataset) -> str:
     return "".join(f"; {word}" for word in words)
 
 
-def _origin(shards: list[Path]) -> list[str]:
+def _origin(paths: list[Path]) -> list[str]:
     """Return lines about what made the shards, each different answer once."""
     held: list[dict[str, Any]] = []
-    for shard in shards:
+    for shard in paths:
         with h5py.File(shard, "r") as file:
-            held.append(dict(file.attrs))
+            held.append(attributes_of(shard, file))
     configs = [json.loads(attributes.get("config", "{}")) for attributes in held]
     lines = []
     for name in ("tolerance", "walkers", "time", "rtol"):

@@ -167,14 +167,14 @@ def stage(run: Run, centers: Tensor) -> str | None:
 
 
 def agreement(check: Dataset) -> dict[str, Any]:
-    """Return how far the walk's D_aa lie from the exact ones in standard errors of the walk, z = (walk − exact) / s.
+    """Return how far the walk's D_aa lie from the exact ones, z = (walk − exact) / s, with both errors in s.
 
     Only walks that say they settled, with s > 0, count for z.
     """
     if check.diffusivity_kmc is None or check.standard_error_kmc is None:
         raise DatasetError("check/ holds no walks beside the exact labels; make it with simulate.py --method both")
     sure = walks_settled(check)
-    s = check.standard_error_kmc[sure]
+    s = check.standard_error_kmc[sure].hypot(check.standard_error[sure])
     z = ((check.diffusivity_kmc[sure] - check.diffusivity[sure]) / s)[s > 0]
     some = len(z) > 0
     return {

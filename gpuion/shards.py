@@ -23,8 +23,8 @@ checksummed too (format v110). Equal content gives equal bytes.
 
 Root attributes: schema, version, box, diameter, sites_per_voxel, method (exact, kmc or both), seed, commit, machine,
 d_reference (if it was known), and as JSON config, model (the transport model) and versions. Readers pass over fields
-and attributes that they do not know; the version grows when what is there changes its meaning. `docs/format.md` says
-this at length.
+and attributes that they do not know; the version grows when what is there changes its meaning. Text has a fixed length
+everywhere: version 1 kept attributes where nothing is checksummed. `docs/format.md` says this at length.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ import numpy as np
 from gpuion import files
 from gpuion.errors import DatasetError
 
-SCHEMA, VERSION = "gpuion-dataset", 1
+SCHEMA, VERSION = "gpuion-dataset", 2
 METHODS = ("exact", "kmc", "both")
 
 _NAME_LENGTH = 16  # bytes; fixed, since HDF5 keeps strings of variable length outside the checksummed chunks
@@ -91,7 +91,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return the fields and attributes of a shard, all checked, or raise DatasetError."""
     try:
         with h5py.File(path, "r", locking="best-effort") as file:
-            attributes = dict(file.attrs)
+            attributes = attributes_of(path, file)
             _check_attributes(path, attributes)
             names = [name for name, field in FIELDS.items() if name in file or not field.optional]
             arrays = {name: _load(path, file, name) for name in names}
@@ -133,16 +133,38 @@ def _image(arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> bytes:
     """Return the bytes of an HDF5 file made in memory: a full disk or a signal then meets plain Python."""
     with h5py.File("shard", "w", driver="core", backing_store=False, libver=("v110", "v110")) as file:
         for key, value in attributes.items():
-            file.attrs[key] = value
+            _set(file, key, value)
         for name, array in arrays.items():
             kind = h5py.string_dtype("utf-8", _NAME_LENGTH) if name == "family" else array.dtype
             chunks = (min(len(array), _CHUNK), *array.shape[1:])
             stored = file.create_dataset(
                 name, data=array.astype(kind), chunks=chunks, fletcher32=True, track_times=False
             )
-            stored.attrs["unit"] = FIELDS[name].unit
+            _set(stored, "unit", FIELDS[name].unit)
         file.flush()
         return file.id.get_file_image()
+
+
+def _set(node: Any, key: str, value: Any) -> None:
+    """Set an attribute; text with a fixed length: HDF5 keeps other text in a heap without checksums."""
+    if isinstance(value, str):
+        data = np.array(value.encode(), dtype=h5py.string_dtype("utf-8", max(1, len(value.encode()))))
+        node.attrs.create(key, data)
+    else:
+        node.attrs[key] = value
+
+
+def attributes_of(path: Path, file: h5py.File) -> dict[str, Any]:
+    """Return the root attributes; text of variable length is refused unread, since HDF5 may hang on a damaged heap."""
+    found: dict[str, Any] = {}
+    for key in file.attrs:
+        if h5py.check_vlen_dtype(file.attrs.get_id(key).dtype) is not None:
+            raise DatasetError(
+                f"{path}: attribute {key}: expected a number or text of fixed length, found another type"
+            )
+        value = file.attrs[key]
+        found[key] = value.decode() if isinstance(value, bytes) else value
+    return found
 
 
 def _load(path: Path, file: h5py.File, name: str) -> np.ndarray:

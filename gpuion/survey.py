@@ -51,7 +51,7 @@ def write(source: Path, finer: Sequence[Path], walks: Path | None, out: Path) ->
     kinds = by_kind(data)
     D = data.mean_diffusivity.numpy()
     out.mkdir(parents=True, exist_ok=True)
-    strips = {name: D[at] for name, at in kinds.items()}
+    strips = {name: D[at.numpy()] for name, at in kinds.items()}
     figures = {
         "families": plots.families(strips, best=D.max(), worst=D.min()),
         "ranges": panels.ranges(_by_range(data)),
@@ -60,20 +60,20 @@ def write(source: Path, finer: Sequence[Path], walks: Path | None, out: Path) ->
     parts = [table(["structures", "number", "lowest", "median", "mean", "highest D"], _spans(strips))]
     parts.append(table(("of a structure", "Pearson's R with D", "Spearman's"), _what_goes_with(data)))
     if finer:
-        cells = [compare(data, open_dataset(path)) for path in finer]
+        cells = [compare(data, open_dataset(path), path) for path in finer]
         figures["lattice"] = panels.lattice(cells)
         parts.append(table(LATTICE, [row for cell in cells for row in cell["rows"]]))
     if walks is not None:
         checked = open_dataset(walks)
-        found = agreement(checked)
         if checked.diffusivity_kmc is None or checked.standard_error_kmc is None:
-            raise DatasetError(f"{walks}: expected walks beside exact labels, found none")
+            raise DatasetError(f"{walks}: expected walks beside exact labels, found none; make it with --method both")
+        found = agreement(checked)
         figures["walks"] = plots.walks(
             checked.diffusivity.numpy(), checked.diffusivity_kmc.numpy(), checked.standard_error_kmc.numpy(),
             walks_settled(checked).numpy(), label="settled",
         )  # fmt: skip
         names = [name for name in found if name != "z"]
-        parts.append(table(names, [[f"{found[name]:.3g}" for name in names]]))
+        parts.append(table(names, [["–" if found[name] is None else f"{found[name]:.3g}" for name in names]]))
     for name, figure in figures.items():
         with files.atomic(out / f"{name}.png") as partial:
             partial.write_bytes(panels.png(figure))
@@ -150,19 +150,24 @@ def touching(data: Dataset) -> float:
 LATTICE = ("sites a voxel", "family", "structures", "mean", "lowest", "highest D against 1 site, %", "rank correlation")
 
 
-def compare(coarse: Dataset, fine: Dataset) -> dict[str, Any]:
+def compare(coarse: Dataset, fine: Dataset, path: Path) -> dict[str, Any]:
     """Return D of the same structures on two lattices, by family, with the change in per cent and rank correlation.
 
     Raises
     ------
     DatasetError
-        If the second set has structures that the first has not.
+        If the second set, of that path, has structures that the first has not.
     """
     at = {number: i for i, number in enumerate(coarse.id.tolist())}
-    missing = [number for number in fine.id.tolist() if number not in at]
     index = torch.tensor([at.get(number, 0) for number in fine.id.tolist()])
-    if missing or not torch.equal(coarse.centers[index], fine.centers):
-        raise DatasetError(f"expected structures of the data set, found others, such as ids {missing[:5]}")
+    same = (
+        (coarse.centers[index] == fine.centers).flatten(1).all(1)
+        if coarse.box == fine.box
+        else torch.zeros(len(fine)) > 0
+    )
+    if not bool(same.all()):
+        others = fine.id[~same].tolist()
+        raise DatasetError(f"{path}: expected structures of the first data set, found others at ids {others[:5]}")
     before, after = coarse.mean_diffusivity[index], fine.mean_diffusivity
     change, rows = 100 * (after / before - 1), []
     for family in ("all", *sorted(set(fine.family))):

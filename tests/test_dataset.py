@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 import time
 
 import h5py
@@ -69,18 +71,20 @@ def test_what_is_written_is_read(tmp_path, extra):
 def test_plain_h5py_reads_fields_units_and_attributes(shard):
     with h5py.File(shard) as file:
         assert file["centers"].shape == (5, 3, 3)
-        assert file["centers"].attrs["unit"] == "voxel"
+        assert file["centers"].attrs["unit"] == b"voxel"
         assert all("unit" in field.attrs and field.fletcher32 and field.chunks for field in file.values())
         assert file["family"].asstr()[...].tolist() == ["random", "chained", "gapped", "annealed-max", "annealed-min"]
-        assert file.attrs["schema"] == "gpuion-dataset"
-        assert file.attrs["version"] == 1
+        assert file.attrs["schema"] == b"gpuion-dataset"
+        assert file.attrs["version"] == 2
         assert file.attrs["seed"] == 3
         assert json.loads(file.attrs["config"]) == {"a": 1}
         assert json.loads(file.attrs["model"])["reach"] == gpuion.TransportModel().reach
         assert "torch" in json.loads(file.attrs["versions"])
-        assert file.attrs["machine"] == files.provenance()["machine"]
-        assert file.attrs["machine"].startswith(files.processor())
+        assert file.attrs["machine"].decode() == files.provenance()["machine"]
+        assert file.attrs["machine"].decode().startswith(files.processor())
         assert "d_reference" not in file.attrs
+        texts = [(node, key) for node in (file, *file.values()) for key in node.attrs]
+        assert all(h5py.check_vlen_dtype(node.attrs.get_id(key).dtype) is None for node, key in texts)
 
 
 def test_equal_content_gives_equal_bytes(tmp_path, shard):
@@ -89,20 +93,6 @@ def test_equal_content_gives_equal_bytes(tmp_path, shard):
     assert (tmp_path / "b.h5").read_bytes() == shard.read_bytes()
     write_shard(tmp_path / "b.h5", make(gap=torch.zeros(5, dtype=torch.float64)), seed=3, config={"a": 1})
     assert (tmp_path / "b.h5").read_bytes() != shard.read_bytes()
-
-
-def test_every_damaged_byte_is_found_or_harmless(shard, tmp_path):
-    whole, data = shard.read_bytes(), read_shard(shard)
-    damaged = tmp_path / "damaged.h5"
-    found = 0
-    places = np.random.default_rng(0).choice(len(whole), 300, replace=False)
-    for place in places:
-        damaged.write_bytes(whole[:place] + bytes([whole[place] ^ 0x5A]) + whole[place + 1 :])
-        try:
-            assert_same(read_shard(damaged), data)
-        except DatasetError:
-            found += 1
-    assert found > 100  # the rest lies in HDF5's unused space
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
@@ -142,21 +132,25 @@ DAMAGE = {
         "attribute schema: expected 'gpuion-dataset', found None",
     ),
     "other version": (
-        edit(lambda f: f.attrs.modify("version", 2)),
-        "attribute version: expected 1, found .*2",
+        edit(lambda f: f.attrs.modify("version", 3)),
+        "attribute version: expected 2, found .*3",
     ),
     "no box": (
         edit(lambda f: f.attrs.__delitem__("box")),
         "attribute box: expected a positive number, found None",
     ),
     "text for a number": (edit(lambda f: f.attrs.__setitem__("box", "20")), "attribute box"),
+    "text of any length": (
+        edit(lambda f: f.attrs.__setitem__("method", "exact")),
+        "attribute method: expected a number or text of fixed length",
+    ),
     "zero sites": (edit(lambda f: f.attrs.modify("sites_per_voxel", 0)), "attribute sites_per_voxel"),
     "other method": (
-        edit(lambda f: f.attrs.__setitem__("method", "guess")),
+        edit(lambda f: f.attrs.__setitem__("method", np.bytes_("guess"))),
         "method: expected one of exact, kmc, both",
     ),
     "other model": (
-        edit(lambda f: f.attrs.__setitem__("model", '{"x": 1}')),
+        edit(lambda f: f.attrs.__setitem__("model", np.bytes_('{"x": 1}'))),
         "attribute model: expected a transport model",
     ),
     "no field": (edit(lambda f: f.__delitem__("gap")), "gap: expected a dataset of that name, found none"),
@@ -267,3 +261,38 @@ def test_split():
 def test_the_public_names():
     assert gpuion.open_dataset is dataset.open_dataset
     assert gpuion.Dataset is Dataset
+
+
+FLIPS = """
+import sys
+import numpy as np
+from pathlib import Path
+from gpuion import shards
+from gpuion.errors import DatasetError
+path = Path(sys.argv[1])
+whole, (arrays, attributes) = path.read_bytes(), shards.read(path)
+damaged, unseen = path.with_name("damaged.h5"), []
+for at in range(0, len(whole), 2):
+    change = bytearray(whole)
+    change[at] ^= (1, 4, 128, 255)[at // 2 % 4]
+    damaged.write_bytes(change)
+    try:
+        found, held = shards.read(damaged)
+    except DatasetError:
+        continue
+    same = found.keys() == arrays.keys() and held.keys() == attributes.keys()
+    same = same and all(np.array_equal(found[k], arrays[k], equal_nan=found[k].dtype.kind == "f") for k in arrays)
+    if not (same and all(np.array_equal(held[k], attributes[k]) for k in attributes)):
+        unseen.append(at)
+print(len(whole), unseen)
+"""
+
+
+def test_no_changed_byte_hangs_or_passes_for_data(tmp_path):
+    path = tmp_path / "a.h5"
+    write_shard(path, make(), seed=0)
+    done = subprocess.run([sys.executable, "-c", FLIPS, path], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    size, unseen = done.stdout.split(" ", 1)
+    assert int(size) > 5000
+    assert unseen.strip() == "[]"

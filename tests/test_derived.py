@@ -88,7 +88,7 @@ def test_a_source_of_other_content_is_another_run(run, tmp_path, capsys):
     run("source", "--seed", 1)
     with pytest.raises(SystemExit):
         run("derived", *flags)
-    assert "other content of source" in capsys.readouterr().err
+    assert "holds a run with source = 'sha256:" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

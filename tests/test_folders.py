@@ -43,7 +43,7 @@ def test_a_folder_is_read_in_order_and_its_reference_kept(tmp_path):
         ("{", "expected a dataset's summary"),
         ("[]", "expected a dataset's summary"),
         ('{"schema": "gpuion-dataset", "version": 9, "d_reference": 1, "n_structures": 5}', "found .* version 9"),
-        ('{"schema": "gpuion-dataset", "version": 1, "d_reference": -1, "n_structures": 5}', "d_reference: expected"),
+        ('{"schema": "gpuion-dataset", "version": 2, "d_reference": -1, "n_structures": 5}', "d_reference: expected"),
     ],
 )
 def test_damaged_summary(tmp_path, text, message):

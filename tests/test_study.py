@@ -57,17 +57,15 @@ def test_the_study_is_the_papers_design(study, design):
 
 def test_some_structures_and_their_labels_are_made_again(study, design):
     structures, numbers = design
-    families = [
-        int(np.flatnonzero(study.family == family)[k]) for k, family in enumerate(("random", "chained", "gapped"))
-    ]
-    at = torch.tensor([*families, 8191])
+    firsts = [int(np.flatnonzero(study.family == family)[9]) for family in ("random", "chained", "gapped")]
+    at = torch.tensor(firsts)
     again = structures.centers([numbers[i] for i in at.tolist()])
     assert torch.equal(again, study.centers[at])
     labels = label(again, box=75.0, diameter=study.diameter, tolerance=5e-3)
     # Both solves stop within their own estimates; on the machine that made the data they are equal.
     allowed = study.standard_error[at] + labels.standard_error
     assert ((labels.diffusivity - study.diffusivity[at]).abs() <= allowed).all()
-    tight = label(again, box=75.0, diameter=study.diameter, tolerance=1e-5)
+    tight = label(again, box=75.0, diameter=study.diameter, tolerance=1e-4)
     assert ((tight.diffusivity - study.diffusivity[at]).abs() <= 5e-3 * tight.diffusivity).all()
 
 
@@ -86,6 +84,11 @@ def test_the_others_hold_structures_of_the_study(study, name):
     assert torch.equal(found.centers, study.centers[: len(found)])  # the first ones: families have their shares
     assert found.id.tolist() == study.id[: len(found)].tolist()
     assert bool(found.settled.all())
+    if OTHERS[name] <= 2:  # the others are dear
+        cell = {"box": 75.0, "diameter": study.diameter, "sites_per_voxel": OTHERS[name]}
+        again = label(found.centers[1:2], **cell, tolerance=5e-3)
+        allowed = found.standard_error[1:2] + again.standard_error
+        assert ((again.diffusivity - found.diffusivity[1:2]).abs() <= allowed).all()
     if name == "study-walks":
         assert found.diffusivity_kmc is not None
         assert found.z_score is not None
