@@ -146,7 +146,7 @@ def test_walks_that_did_not_settle_do_not_count(run):
     # z comes back from a difference of numbers near 0.05 over 0.001: 0.05 · 2⁻⁵³ / 0.001 < 1e-14.
     both = math.hypot(1.0, 0.05)  # the exact solve's error is a twentieth of the walk's
     assert kmc["z"] == pytest.approx([0.5 / both, -1.0 / both, 2.5 / both], abs=1e-12)
-    assert kmc["z_rms"] == pytest.approx(math.sqrt((0.25 + 1 + 6.25) / 3))
+    assert kmc["z_rms"] == pytest.approx(math.sqrt((0.25 + 1 + 6.25) / 3) / both)
     assert (kmc["within_2"], kmc["beyond_4"]) == (2, 0)
 
 
