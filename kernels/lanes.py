@@ -198,7 +198,7 @@ def walk(
     first = torch.zeros_like(quads) if first is None else first
     tables = torch.stack([leave, enter], -1).numpy().view(np.uint64)[..., 0]  # one load brings both
     sides = np.array([X, Y, Z, Y * Z], np.uint32)  # in an array: scalars would come in 64 bits
-    fields, *others = (x.contiguous().numpy() for x in (labels.reshape(B, -1), start, first, quads, ids))
+    fields, *others = (x.contiguous().numpy() for x in (labels.reshape(B, X * Y * Z), start, first, quads, ids))
     keys = np.uint32(seed & 0xFFFFFFFF), np.uint32((seed >> 32) & 0xFFFFFFFF)
     with same_threads():
         _walk(fields, tables, sides, *others, first_walker, *keys, displacement.numpy(), hops.numpy())
