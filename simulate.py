@@ -8,7 +8,7 @@ larger one. A structure is a function of seed and number alone, so any number of
 started again, ends in the same files; a kill loses the batch in flight. Machines that do not know of each other take
 --part 1/3, 2/3 and 3/3, and `python -m gpuion.dataset merge` makes the same data of their folders. With --method both,
 the exit code is 3 if walk and exact solve disagree by more than 4σ for any structure. --source labels the structures of
-a data set instead, with --particles spheres each: others are taken out or put in at random.
+a data set instead, with --particles spheres each, if given: others are taken out or put in at random.
 """
 
 if __name__ == "__main__":  # before torch, which takes seconds to load: a stop meanwhile is one line, too
@@ -41,15 +41,10 @@ from gpuion.medium import whole
 from gpuion.shards import METHODS, is_whole
 
 RANGES = (
-    ("contact", 11.0),
-    (11.0, 12.5),
-    (12.5, 13.5),
-    (13.5, 14.5),
-    (14.5, 16.0),
-    (16.0, 20.0),
-    (20.0, 30.0),
-)
+    ("contact", 11.0), (11.0, 12.5), (12.5, 13.5), (13.5, 14.5), (14.5, 16.0), (16.0, 20.0), (20.0, 30.0),
+)  # fmt: skip
 WIDTHS = ((14.0, 20.0), (14.0, 20.0), (14.0, 14.0))
+CELL = {"particles": 27, "box": 50.0, "volume_fraction": 0.1}  # of a design, where none is given
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,9 +60,9 @@ class Config:
     walkers: int = option(10_000, "walkers a structure, for kmc")
     time: float | str = option(12_000.0, "time that they walk, voxel² over bulk diffusivity, or auto", words=("auto",))
     rtol: float = option(0.02, "with --time auto, relative error of the walks' mean D")
-    particles: int = option(27, "spheres a structure")
-    box: float = option(50.0, "edge of the periodic cube, voxels")
-    volume_fraction: float = option(0.1, "volume fraction of the spheres")
+    particles: int | None = option(None, f"spheres a structure; the source's, or {CELL['particles']}, if not given")
+    box: float | None = option(None, f"edge of the periodic cube, voxels; the source's, or {CELL['box']:g}")
+    volume_fraction: float | None = option(None, f"of the spheres; the source's, or {CELL['volume_fraction']}")
     sites_per_voxel: int = option(1, "lattice sites along a voxel's edge")
     random: int = option(722, "random structures of the design")
     chained: int = option(5304, "chained structures of the design")
@@ -80,6 +75,11 @@ class Config:
     seed: int = option(0, "seed of all random numbers")
     device: str = option("auto", "auto, cpu or cuda", identity=False)
 
+    def __post_init__(self) -> None:
+        """Give a design its cell; a source has its own."""
+        for name, usual in () if self.source else CELL.items():
+            object.__setattr__(self, name, usual if getattr(self, name) is None else getattr(self, name))
+
 
 def main() -> None:
     """Place, label, write, report."""
@@ -87,8 +87,7 @@ def main() -> None:
     structures, shards = check(config)
     world = start(config.device)
     if isinstance(structures, Derived):  # what it is that counts, not where it lies
-        config = dataclasses.replace(config, source=f"sha256:{structures.source.fingerprint}", box=structures.box,
-                                     volume_fraction=structures.volume_fraction)  # fmt: skip
+        config = dataclasses.replace(config, source=f"sha256:{structures.source.fingerprint}", **structures.cell)
     files.claim_folder(config.out, "simulate", config, world)
     ours = [(config.out / f"shard-{k:05d}.h5", ids) for k, ids in shards]
     todo = [(path, ids) for path, ids in ours[world.rank :: world.size] if not is_whole(path, ids.numpy())]
@@ -121,13 +120,13 @@ def check(config: Config) -> tuple[Design | Derived, Sequence[tuple[int, Tensor]
 
 def plan(config: Config) -> tuple[Design | Derived, list[int]]:
     """Return the design, or what the source gives, and the ids of the structures to make."""
+    cell = {name: getattr(config, name) for name in CELL}
     if config.source:
-        return derive(config.source, config.of, config.structures, config.particles, config.seed)
+        return derive(config.source, config.of, config.structures, config.seed, cell)
     if config.of:
         raise ConfigError(f"of = {config.of!r} is a part of a source: give --source, too")
     design = Design(
-        particles=config.particles, box=config.box,
-        diameter=gpuion.sphere_diameter(config.particles, config.box, config.volume_fraction),
+        particles=cell["particles"], box=cell["box"], diameter=gpuion.sphere_diameter(*cell.values()),
         random=config.random, chained=config.chained, gapped=config.gapped,
         ranges=config.chained_ranges, widths=config.gapped_widths, seed=config.seed,
     )  # fmt: skip

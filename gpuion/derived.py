@@ -5,6 +5,9 @@ Legend: B structures, N particles. Lengths in voxels.
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,9 +56,14 @@ class Derived:
         """φ = N π σ³ / (6 L³) of what comes out."""
         return self.particles * math.pi * self.diameter**3 / (6 * self.box**3)
 
+    @property
+    def cell(self) -> dict[str, Any]:
+        """Particles, box and volume fraction of what comes out."""
+        return {"particles": self.particles, "box": self.box, "volume_fraction": self.volume_fraction}
+
     def case(self, number: int) -> Case:
         """Return the family and parameters of the structure that `number` came from."""
-        at = self._at([number])[0]
+        at = self._at[number]
         distance, gap = self.source.distance[at].tolist(), float(self.source.gap[at])
         return Case(
             str(self.source.family[at]),
@@ -66,23 +74,27 @@ class Derived:
 
     def centers(self, numbers: list[int], device: torch.device | str = "cpu") -> Tensor:
         """Return the centres of some structures, float32 [B, N, 3]."""
-        before = self.source.centers[self._at(numbers)].to(device)
+        before = self.source.centers[[self._at[number] for number in numbers]].to(device)
         return change_loading(
             before, self.particles, box=self.box, diameter=self.diameter, seed=self.seed, ids=torch.tensor(numbers)
         )
 
-    def _at(self, numbers: list[int]) -> list[int]:
-        held = {number: i for i, number in enumerate(self.source.id.tolist())}
-        return [held[number] for number in numbers]
+    @cached_property
+    def _at(self) -> dict[int, int]:
+        """Where in the source each number is."""
+        return {number: i for i, number in enumerate(self.source.id.tolist())}
 
 
-def derive(source: str, of: str, count: int | None, particles: int, seed: int) -> tuple[Derived, list[int]]:
+def derive(source: str, of: str, count: int | None, seed: int, given: Mapping[str, Any]) -> tuple[Derived, list[int]]:
     """Return the structures that come of a data set, or of one part of it, and the first `count` of their numbers.
+
+    `given` may have particles, the number that each is to have, in place of the source's; a box or a volume fraction
+    there must be the source's, or be what comes out.
 
     Raises
     ------
     ConfigError
-        For an unknown part, or more structures than there are.
+        For an unknown part, more structures than there are, or another cell than the source's.
     DatasetError
         If the data set is not right, or has no split though a part was asked for.
     ValueError
@@ -99,6 +111,14 @@ def derive(source: str, of: str, count: int | None, particles: int, seed: int) -
     count = len(data) if count is None else count
     if not 1 <= count <= len(data):
         raise ConfigError(f"structures must lie in 1 … {len(data)}, what {source} has, got {count}")
-    derived = Derived(source=data, particles=particles, seed=seed)
-    change_loading(data.centers[:0], particles, box=data.box, diameter=data.diameter, seed=seed)  # is it possible?
+    before = Derived(source=data, particles=data.centers.shape[1], seed=seed)
+    derived = before if given.get("particles") is None else dataclasses.replace(before, particles=given["particles"])
+    for name in ("box", "volume_fraction"):
+        value, allowed = given.get(name), (before.cell[name], derived.cell[name])
+        if value is not None and not any(math.isclose(value, one, rel_tol=1e-6) for one in allowed):
+            raise ConfigError(
+                f"{name} = {value} is not that of {source}, {allowed[0]:.6g}; leave it out, "
+                "and say with particles how many spheres each is to have"
+            )
+    change_loading(data.centers[:0], derived.particles, box=data.box, diameter=data.diameter, seed=seed)  # possible?
     return derived, data.id[:count].tolist()

@@ -67,6 +67,15 @@ def test_derived_structures_are_those_of_the_source_with_more_or_fewer_spheres(r
         assert held["config"]["volume_fraction"] == pytest.approx(0.1 * particles / 8)
 
 
+def test_without_a_number_the_spheres_stay(run, tmp_path):
+    source = run("source")
+    (tmp_path / "tiny.toml").write_text(CONFIG.replace("particles = 8\nbox = 15.0\nvolume_fraction = 0.1", ""))
+    found = run("same", "--source", tmp_path / "source", "--structures", 2)
+    assert torch.equal(found.centers, source.centers[:2])
+    held = json.loads((tmp_path / "same" / "run.json").read_text())["config"]
+    assert (held["particles"], held["box"], held["volume_fraction"]) == (8, 15.0, pytest.approx(0.1))
+
+
 def test_of_a_part_come_the_structures_of_that_part_alone(run, tmp_path, capsys):
     source = run("source")
     test = gpuion.dataset.split(len(source), 0)[2].sort().values
@@ -91,6 +100,28 @@ def test_a_source_of_other_content_is_another_run(run, tmp_path, capsys):
     assert "holds a run with source = 'sha256:" in capsys.readouterr().err
 
 
+def test_a_stop_loses_the_batch_in_flight_alone(run, tmp_path, monkeypatch):
+    run("source")
+    script, flags = importlib.import_module("simulate"), ["--source", tmp_path / "source", "--particles", 5]
+    straight, label, seen = run("straight", *flags), script.label, []
+
+    def stopping(*args, **kwargs):
+        if len(seen) == 4:  # of batches of one, in the first shard of six
+            raise KeyboardInterrupt
+        seen.extend(kwargs["ids"].tolist())
+        return label(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(script, "label", stopping)
+        with pytest.raises(SystemExit):
+            run("halves", *flags, "--batch", 1)
+    assert seen == straight.id[:4].tolist()
+    monkeypatch.setattr(script, "label", lambda *a, **k: seen.extend(k["ids"].tolist()) or label(*a, **k))
+    again = run("halves", *flags, "--batch", 3)
+    assert seen == straight.id.tolist()  # each once
+    assert torch.equal(again.diffusivity, straight.diffusivity)
+
+
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
@@ -100,6 +131,11 @@ def test_a_source_of_other_content_is_another_run(run, tmp_path, capsys):
         (["--source", "source", "--particles", "40"], "is not below 0.3841"),
         (["--source", "source", "--particles", "0"], "n_particles"),
         (["--source", "source", "--structures", "21"], "structures must lie in 1 … 20"),
+        (["--source", "source", "--box", "16"], "box = 16.0 is not that of source, 15; leave it out"),
+        (
+            ["--source", "source", "--particles", "5", "--volume-fraction", "0.06"],
+            "volume_fraction = 0.06 is not that of source, 0.1; leave it out",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_work(run, tmp_path, monkeypatch, capsys, flags, line):
