@@ -5,7 +5,7 @@
 
 The chains' best structures and others that they visited, uniform in predicted D* beyond the data's extreme,
 go to the exact solver and into shards: `train.py --data runs/data runs/annealed` learns from both. Stopped,
-the same command goes on from the last whole cycle and shard. summary.json and traces.json say how it went.
+the same command goes on from the last whole cycle and batch of labels. summary.json and traces.json say how it went.
 With --score exact the chains go by the exact solver itself: slow, for the last steps of the best ones. The shards
 then hold no predictions.
 """
@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 import gpuion
-from gpuion import files, timing
+from gpuion import files, timing, work
 from gpuion.annealing import AnnealResult, anneal, check_settings
 from gpuion.chains import load_state, load_states, save_state
 from gpuion.config import option, parse
@@ -36,7 +36,7 @@ from gpuion.starts import check_fit, check_starts, extreme, starts
 from gpuion.training import fingerprint, metrics
 
 CYCLES = {"max": 50, "min": 100}  # the paper's
-SHARD = 16  # structures labelled between two writes
+SHARD = 16  # structures
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,15 +148,17 @@ def run(config: Config, world: World, data: gpuion.Dataset, net: gpuion.Surrogat
 
 
 def write_labels(config: Config, world: World, data: gpuion.Dataset, chosen: Selection) -> int:
-    """Solve the chosen structures exactly, each rank its share of the shards not there yet; return how many."""
-    parts, disable, made = torch.arange(len(chosen.chain)).split(SHARD), None if world.is_main else True, 0
+    """Solve the chosen structures exactly, each rank its share of what is not there yet; return how many."""
+    parts, disable = torch.arange(len(chosen.chain)).split(SHARD), None if world.is_main else True
+    made_as, made = files.identity(config), [0]
     for k in tqdm(range(world.rank, len(parts), world.size), desc="label", unit=" shards", disable=disable):
         path = config.out / f"shard-{k:05d}.h5"
         if not is_whole(path, parts[k].numpy()):
-            found = relabel(chosen, parts[k], like=data, tolerance=config.tolerance, device=world.device)
-            write_shard(path, found, seed=config.seed, config=files.identity(config))
-            made += len(found)
-    return made
+            found = relabel(chosen, parts[k], path, lambda new, _: made.append(new), like=data, device=world.device,
+                            tolerance=config.tolerance, mark=files.fingerprint(made_as))  # fmt: skip
+            write_shard(path, found, seed=config.seed, config=made_as)
+        work.drop(path)
+    return sum(made)
 
 
 def report(config: Config, data: gpuion.Dataset, results: dict[str, AnnealResult]) -> None:

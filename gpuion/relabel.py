@@ -5,20 +5,23 @@ Legend: C chains, S visited structures a chain, M structures to choose from, n c
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gpuion import work
 from gpuion.annealing import AnnealResult
 from gpuion.dataset import Dataset
 from gpuion.kernels.reference import Stream, philox
-from gpuion.labeling import label
+from gpuion.labeling import Labels, label
 from gpuion.models import Model
 from gpuion.predictor import Predictor
 from gpuion.voxels import voxelize
 
 _BINS = 32  # of pick_uniform
+_BATCH = 4  # structures solved together, and lost if a run is killed meanwhile
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,8 +128,9 @@ def exact_score(like: Dataset, tolerance: float) -> Callable[[Tensor], Tensor]:
 
 
 def relabel(
-    chosen: Selection, index: Tensor, *, like: Dataset, tolerance: float, device: torch.device | str = "cpu"
-) -> Dataset:
+    chosen: Selection, index: Tensor, path: Path, progress: Callable[[int, int], object], *, like: Dataset,
+    tolerance: float, mark: str, device: torch.device | str = "cpu",
+) -> Dataset:  # fmt: skip
     """Return structures of a selection with exact diffusivities; ids are their positions in the selection.
 
     Parameters
@@ -135,6 +139,8 @@ def relabel(
         On the CPU.
     index : int64 [n]
         Which of its structures to label.
+    path, progress, mark
+        As for `gpuion.work.label_shard`: what was solved is kept beside the shard, a few structures at a time.
     like : Dataset
         The original data: its box, diameter, sites per voxel, transport model and unit of D* hold here too.
     tolerance : float
@@ -144,7 +150,11 @@ def relabel(
     """
     centers, n = chosen.centers[index], len(index)
     setting = {name: getattr(like, name) for name in ("box", "diameter", "sites_per_voxel", "model")}
-    labels = label(centers.to(device), **setting, method="exact", tolerance=tolerance)
+
+    def solve(some: Tensor, _ids: Tensor) -> Labels:
+        return label(some, **setting, method="exact", tolerance=tolerance)
+
+    labels = work.label_shard(path, centers.to(device), index, _BATCH, solve, progress, mark=mark)
     return Dataset(
         centers=centers, diffusivity=labels.diffusivity, standard_error=labels.standard_error,
         converged=labels.converged, id=index, family=chosen.family[index.numpy()],

@@ -125,23 +125,27 @@ def test_both_directions_end_in_a_labelled_dataset(go, data, capsys):
     assert f"(max {summary['max']['r']:.4f}, min {summary['min']['r']:.4f})" in printed
 
 
-@pytest.mark.parametrize("stop", ["annealing", "labelling"])
-def test_a_stopped_run_goes_on_to_the_same_files(go, script, monkeypatch, stop):
+@pytest.mark.parametrize(("name", "after", "left"), [("save_state", 4, 10), ("write_shard", 2, 0), ("label", 7, 3)])
+def test_a_stopped_run_goes_on_to_the_same_files(go, script, monkeypatch, name, after, left):
     whole = contents(go(out="whole"))
-    name, after = ("save_state", 4) if stop == "annealing" else ("write_shard", 2)
-    real, calls = getattr(script, name), []
+    monkeypatch.setattr(relabel, "_BATCH", 1)  # 7 structures are a shard of 4 and three batches of the next
+    home, calls = relabel if name == "label" else script, []
+    real = getattr(home, name)
 
     def stopping(*args, **kwargs):
         if len(calls) == after:
             raise KeyboardInterrupt
         calls.append(args)
-        real(*args, **kwargs)
+        return real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(script, name, stopping)
+        patch.setattr(home, name, stopping)
         with pytest.raises(KeyboardInterrupt):
             go(out="halves")
-    assert contents(go(out="halves")) == whole
+    assert contents(out := go(out="halves")) == whole
+    rows = json.loads((out / "timing.json").read_text())
+    assert sum(row["count"] for row in rows if row["stage"] == "label") == left  # what was solved before is kept
+    assert not list(out.glob(".*"))
     assert contents(go(out="halves")) == whole
 
 
