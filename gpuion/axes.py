@@ -4,9 +4,11 @@ Letters: B structures, A axes.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor, tensor
+
+from gpuion.checks import is_whole
 
 ALL_AXES = (0, 1, 2)
 
@@ -19,11 +21,11 @@ def check_axes(axes: Sequence[int]) -> tuple[int, ...]:
     ValueError
         Unless they are one to three different ones of 0, 1 and 2.
     """
-    asked = tuple(axes) if isinstance(axes, Sequence) else ()
-    whole = all(isinstance(axis, int) and not isinstance(axis, bool) for axis in asked)
-    if not asked or not whole or len(set(asked)) < len(asked) or not set(asked) <= set(ALL_AXES):
+    given = tuple(axes) if isinstance(axes, Iterable) else ()
+    asked = tuple(sorted(int(axis) for axis in given if is_whole(axis, 0)))
+    if not asked or len(set(asked)) < len(given) or not set(asked) <= set(ALL_AXES):
         raise ValueError(f"axes must be one to three different ones of 0, 1 and 2, as in axes=(0,), got {axes!r}")
-    return tuple(sorted(asked))
+    return asked
 
 
 def widen(values: Tensor, axes: tuple[int, ...]) -> Tensor:

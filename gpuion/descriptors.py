@@ -178,7 +178,8 @@ def percolates(centers: Tensor, *, box: float, cutoff: float) -> Tensor:
 
 
 def checked_centers(centers: Tensor, box: float) -> Tensor:
-    """Return sphere centres as float64 [B, N, 3], none of them moved, or raise ValueError."""
+    """Return sphere centres, a tensor or an array, as float64 [B, N, 3], none of them moved, or raise ValueError."""
+    centers = torch.as_tensor(centers)
     if centers.ndim != 3 or centers.shape[-1] != 3 or 0 in centers.shape or not centers.is_floating_point():
         raise ValueError(f"centers must be floats of shape [B, N, 3], got {centers.dtype} {list(centers.shape)}")
     if not (box > 0 and math.isfinite(box)):

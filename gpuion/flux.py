@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gpuion.axes import ALL_AXES
+from gpuion.checks import check_limits
 from gpuion.gradients import correctors, drops, site_factors
 from gpuion.homogenization import HomogenizationResult, homogenize
 from gpuion.medium import Medium
@@ -53,13 +54,10 @@ def currents(medium: Medium, axis: int, *, tolerance: float = 1e-6, max_iteratio
     """
     if axis not in (0, 1, 2):
         raise ValueError(f"axis must be 0, 1 or 2, got {axis}")
-    if not 0 < tolerance < 1 or max_iterations < 1:
-        raise ValueError(
-            f"tolerance must lie in (0, 1) and max_iterations be at least 1, got {tolerance} and {max_iterations}"
-        )
+    limits = check_limits(tolerance, max_iterations)
     labels = medium.labels.long()
     s, unit, _ = site_factors(medium.potential[labels], medium.diffusivity.log()[labels])
-    _, v = correctors(s, tolerance, max_iterations, (axis,))
+    _, v = correctors(s, *limits, (axis,))
     scale = (unit * labels[:1].numel())[:, None, None, None]
     return torch.stack([scale * s * s.roll(-1, d + 1) * drops(v, d, (axis,))[:, 0] for d in range(3)], 1)
 

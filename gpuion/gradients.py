@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gpuion.axes import ALL_AXES, check_axes, widen
+from gpuion.checks import check_limits
 from gpuion.errors import ConvergenceError
 from gpuion.homogenization import solve_fields, ways
 
@@ -86,11 +87,7 @@ def effective_diffusivity(
     chosen = check_axes(axes)
     fields = torch.broadcast_tensors(potential, log_diffusivity)
     _check(*fields)
-    if not 0 < tolerance < 1 or max_iterations < 1:
-        raise ValueError(
-            f"tolerance must lie in (0, 1) and max_iterations be at least 1, got {tolerance} and {max_iterations}"
-        )
-    return widen(_Homogenized.apply(*fields, (tolerance, max_iterations), chosen), chosen)
+    return widen(_Homogenized.apply(*fields, check_limits(tolerance, max_iterations), chosen), chosen)
 
 
 def _check(potential: Tensor, log_diffusivity: Tensor) -> None:

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from gpuion import multigrid, spectral
 from gpuion.axes import ALL_AXES, check_axes, widen
+from gpuion.checks import check_limits
 from gpuion.hops import trapped
 from gpuion.medium import Medium
 from gpuion.stopping import MILD, Stop, contrast, patience
@@ -116,13 +117,9 @@ def homogenize(
     Eng. 157 (1998) 69, on bonds; on a CPU aggregates with over-corrected bonds, Braess, Computing 55 (1995) 379.
     Error: after Meurant, Papež & Tichý, Numer. Algorithms 88 (2021) 1337.
     """
-    if not 0 < tolerance < 1:
-        raise ValueError(f"tolerance is a relative error in (0, 1), got {tolerance}; 1e-4 is usual")
-    if max_iterations < 1:
-        raise ValueError(f"max_iterations must be at least 1, got {max_iterations}")
-    chosen = check_axes(axes)
+    limits, chosen = check_limits(tolerance, max_iterations), check_axes(axes)
     factor, unit = _site_factors(medium)
-    B, A, limits = len(medium), len(chosen), (tolerance, max_iterations)
+    B, A = len(medium), len(chosen)
     energy, error, scale = (torch.zeros(B, A, *n, dtype=torch.float64, device=unit.device) for n in ((A,), (), ()))
     iterations, error = torch.zeros_like(unit, dtype=torch.int64), error + math.inf
     decades = -2 * factor.masked_fill(factor == 0, 1.0).amin(1).log10()

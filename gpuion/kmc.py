@@ -19,11 +19,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from gpuion.hops import rates as _rates
-from gpuion.hops import starts as _starts  # noqa: F401, the tests look for it here
-from gpuion.hops import trapped
+from gpuion.checks import check_numbers, check_seed, check_whole
+from gpuion.hops import rates, trapped
 from gpuion.medium import Medium
-from gpuion.slopes import CHECKPOINTS, TIME, analyse
+from gpuion.slopes import CHECKPOINTS, TIME, Slopes, analyse
 from gpuion.walkers import Ions, Walks, begin, longer, more
 
 _AT_ONCE = 2**24  # displacements of a group of structures: 64 MB, and four times as much in float64 to analyse them
@@ -35,7 +34,7 @@ _Batch = TypeVar("_Batch", "WalkResult", Walks)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WalkResult:
+class WalkResult(Slopes):
     """What the walks say.
 
     Attributes
@@ -65,17 +64,7 @@ class WalkResult:
         Hops made and attempted by all walkers.
     """
 
-    diffusivity: Tensor
-    standard_error: Tensor
-    mean: Tensor
-    mean_error: Tensor
-    converged: Tensor
-    reason: tuple[str, ...]
     trapped: Tensor
-    lag: Tensor
-    slopes: Tensor
-    slope_errors: Tensor
-    lags: Tensor
     time: Tensor
     walkers: Tensor
     hops: Tensor
@@ -113,7 +102,8 @@ def walk(
     rtol : float
         With time="auto", the standard error of the mean over axes, relative to it.
     max_attempts : float
-        With time="auto", attempts of all walkers of a structure; 10¹⁰ take a CPU core some ten seconds.
+        With time="auto", the most attempts that all walkers of a structure make together, those of the first walk
+        among them; 10¹⁰ take a CPU core some ten seconds.
     seed : int
         In [0, 2⁶⁴). A structure's walks depend on (seed, id) alone.
     ids : sequence of int, optional
@@ -126,7 +116,8 @@ def walk(
     Raises
     ------
     ValueError
-        If no site of a structure is open, if rates span more than 10⁶ (use `homogenize`), or if the walk is too long.
+        If no site of a structure is open, if rates span more than 10⁶ (use `homogenize`), if the walk is too long, or
+        if `max_attempts` are fewer than those that `walkers` make to begin with; the message says how many that is.
 
     Notes
     -----
@@ -139,13 +130,17 @@ def walk(
     ----------
     Kadulkar et al., J. Phys. Chem. B 2021 (the ground truth of that paper).
     """
-    numbers = _check(medium, walkers, time, (rtol, max_attempts), seed, ids)
-    tables = _rates(medium)
+    _check(medium, time, (rtol, max_attempts))
+    walkers, seed = check_whole("walkers", walkers, 2), check_seed(seed)  # one walker has no error bar
+    numbers = check_numbers(len(medium), ids).to(medium.labels.device)
+    tables = rates(medium)
     tick = torch.where(tables.fastest > 0, 1 / (6 * tables.fastest.clamp_min(1e-300)), math.inf)
     lasts = _shortest(medium, tables.fastest) if isinstance(time, str) else torch.full_like(tick, time)
     quads = torch.ceil(lasts / (CHECKPOINTS * 4 * tick)).long()
     if int(quads.max() if len(medium) else 0) * CHECKPOINTS * 4 >= _LONGEST:
         raise ValueError(f"time = {time} takes more than 2³¹ attempts a walker; walk a shorter time")
+    if isinstance(time, str):
+        _check_least(walkers, quads, max_attempts)
     shut, leads = trapped(medium)
     ions = Ions(medium=medium, tables=tables, ids=numbers, seed=seed, tick=tick, trapped=shut, leads=leads)
     goal = _Goal(rtol=rtol, max_attempts=max_attempts) if isinstance(time, str) else None
@@ -169,13 +164,8 @@ def walk(
     return _join(done, goal)
 
 
-def _check(
-    medium: Medium, walkers: int, time: float | str, goal: tuple[float, float], seed: int,
-    ids: Sequence[int] | Tensor | None,
-) -> Tensor:  # fmt: skip
-    B, *shape = medium.labels.shape
-    if walkers < 2:
-        raise ValueError(f"walkers must be at least 2 for an error bar, got {walkers}")
+def _check(medium: Medium, time: float | str, goal: tuple[float, float]) -> None:
+    shape = medium.labels.shape[1:]
     if isinstance(time, str) and time != "auto":
         raise ValueError(f'time must be a positive number or "auto", got {time!r}')
     if not isinstance(time, str) and not (time > 0 and math.isfinite(time)):
@@ -184,8 +174,6 @@ def _check(
         raise ValueError(f"rtol is a relative error in (0, 1), got {goal[0]}")
     if not goal[1] > 0:
         raise ValueError(f"max_attempts must be positive, got {goal[1]}")
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed must lie in [0, 2⁶⁴), got {seed}")
     if math.prod(shape) >= 2**31:
         raise ValueError(f"a structure of {'·'.join(map(str, shape))} sites is too large; at most 2³¹ − 1")
     if medium.labels.is_cuda and any(n > most for n, most in zip(shape, _LARGEST, strict=True)):
@@ -193,10 +181,17 @@ def _check(
             f"a structure of {'·'.join(map(str, shape))} sites is too long for a GPU; at most {_LARGEST} along "
             "x, y, z: turn it, or walk on the CPU"
         )
-    numbers = torch.arange(B) if ids is None else torch.as_tensor(ids, dtype=torch.int64)
-    if numbers.shape != (B,) or (B and not 0 <= int(numbers.min()) <= int(numbers.max()) < 2**32):
-        raise ValueError(f"ids must be {B} integers in [0, 2³²), one a structure")
-    return numbers.to(medium.labels.device)
+
+
+def _check_least(walkers: int, quads: Tensor, max_attempts: float) -> None:
+    """Refuse a limit that the shortest walk exceeds."""
+    least = walkers * CHECKPOINTS * 4 * int(quads.max() if len(quads) else 0)
+    if least > max_attempts:
+        b = int(quads.argmax())
+        raise ValueError(
+            f"structure {b}: {walkers} walkers make {least} attempts to begin with, more than max_attempts = "
+            f"{max_attempts:g}; allow those or begin with fewer walkers"
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -233,7 +228,7 @@ def _plan(result: WalkResult, walks: Walks, goal: _Goal | None) -> list[float]:
     """Return for each structure what is next: _STOP, _LONGER, or how many times its walkers are to join them."""
     if goal is None:
         return [_STOP] * len(walks.index)
-    plan = []
+    plan, W = [], walks.start.shape[1]
     relative = (result.mean_error / result.mean.clamp_min(1e-300) / goal.rtol).tolist()
     rows = zip(relative, result.mean.tolist(), result.reason, result.attempts.tolist(), strict=True)
     for times, mean, reason, attempts in rows:
@@ -246,9 +241,12 @@ def _plan(result: WalkResult, walks: Walks, goal: _Goal | None) -> list[float]:
             step = _STOP
         else:
             step = next((x for x in _JOIN if 1 + x >= times**2), _JOIN[-1])
-        later = attempts * (1 + abs(step))
-        per_walker = attempts // walks.start.shape[1] * (2 if step == _LONGER else 1)
-        plan.append(_STOP if later > goal.max_attempts or per_walker >= _LONGEST else step)
+        each, count = attempts // W, W
+        if step == _LONGER:
+            each *= 2
+        else:
+            count += math.ceil(step * W)
+        plan.append(_STOP if each * count > goal.max_attempts or each >= _LONGEST else step)
     return plan
 
 

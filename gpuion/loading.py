@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gpuion.checks import check_numbers, check_seed, check_whole
 from gpuion.errors import PackingError
 from gpuion.insertion import Rules, fill_batch
 from gpuion.kernels.reference import Stream, philox
-from gpuion.packing import check_numbers, check_spheres, jam
+from gpuion.packing import check_spheres, jam
 
 
 @torch.no_grad()
@@ -55,11 +56,13 @@ def change_loading(
     ----------
     Kadulkar et al., J. Phys. Chem. B 2021, who test on φ = 0.05 and 0.15 made so from φ = 0.1.
     """
+    centers = torch.as_tensor(centers)
     if centers.ndim != 3 or centers.shape[-1] != 3 or centers.dtype is not torch.float32:
         raise ValueError(f"centers must be float32 [B, N, 3], got {centers.dtype} {list(centers.shape)}")
     if centers.numel() and not bool(((centers >= 0) & (centers.double() < box)).all()):
         raise ValueError(f"centers must lie in [0, box = {box}); wrap them with torch.remainder")
-    numbers = check_numbers(len(centers), ids, seed).to(centers.device)
+    numbers, seed = check_numbers(len(centers), ids).to(centers.device), check_seed(seed)
+    n_particles = check_whole("n_particles", n_particles, 1)
     check_spheres(n_particles, box, diameter, None)
     N = centers.shape[1]
     if n_particles <= N:

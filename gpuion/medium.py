@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from gpuion.checks import check_whole
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -180,8 +182,9 @@ class Medium:
 
 def whole(length: float, parts: int, what: str) -> int:
     """Return length · parts as an integer; ValueError if it is not one to 1e-9."""
+    parts = check_whole(what, parts, 1)
     count = round(length * parts) if math.isfinite(length) else 0
-    if parts < 1 or count < 1 or abs(length * parts - count) > 1e-9 * max(count, 1):
+    if count < 1 or abs(length * parts - count) > 1e-9 * max(count, 1):
         raise ValueError(f"box = {length} voxels at {parts} {what} is not a whole number ≥ 1; change one of them")
     return count
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gpuion.checks import check_numbers, check_seed, check_whole
 from gpuion.errors import PackingError
 from gpuion.insertion import MAX_DRAWS, PATIENCE, Rules, fill_batch
 from gpuion.kernels.reference import Stream, philox, uniform
@@ -87,7 +88,8 @@ def place(
     ----------
     Kadulkar et al., J. Phys. Chem. B 2021, for the three families.
     """
-    numbers = check_numbers(n_structures, ids, seed)
+    n_structures, n_particles = check_whole("n_structures", n_structures, 0), check_whole("n_particles", n_particles, 1)
+    numbers, seed = check_numbers(n_structures, ids), check_seed(seed)
     diameter = check_spheres(n_particles, box, diameter, volume_fraction)
     ranges, widths, slabs = _check_family(family, n_structures, box, diameter, distance, gap, axes)
     rules = Rules(
@@ -126,24 +128,12 @@ def jam(number: int, placed: int, n_particles: int) -> str:
     )
 
 
-def check_numbers(n_structures: int, ids: Sequence[int] | Tensor | None, seed: int) -> Tensor:
-    """Return the global structure numbers, int64 [B], once they and the seed are found to be right."""
-    numbers = torch.arange(n_structures) if ids is None else torch.as_tensor(ids, dtype=torch.int64)
-    if n_structures < 0 or numbers.shape != (n_structures,):
-        raise ValueError(f"ids must be {n_structures} integers, one a structure, got shape {list(numbers.shape)}")
-    if numbers.numel() and not 0 <= int(numbers.min()) <= int(numbers.max()) < 2**32:
-        raise ValueError("ids must lie in [0, 2³²)")
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed must lie in [0, 2⁶⁴), got {seed}")
-    return numbers
-
-
 def check_spheres(n_particles: int, box: float, diameter: float | None, volume_fraction: float | None) -> float:
     """Return the diameter, once these are found to be right."""
     if (diameter is None) == (volume_fraction is None):
         raise ValueError("give either diameter or volume_fraction")
-    if n_particles < 1 or not (box > 0 and math.isfinite(box)):
-        raise ValueError(f"n_particles and box must be positive, got {n_particles} and {box}")
+    if not (box > 0 and math.isfinite(box)):
+        raise ValueError(f"box must be positive, got {box}")
     if diameter is None:
         diameter = sphere_diameter(n_particles, box, volume_fraction or 0.0)
     if not 0 < diameter <= box:

@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from gpuion.checks import check_whole
 from gpuion.descriptors import checked_centers
 
 _CHUNK = 300_000  # pairs at once: ten float64 temporaries of this size are 24 MB; larger ones were no faster
@@ -48,8 +49,7 @@ def pair_distribution(centers: Tensor, *, box: float, r_max: int = 38) -> Tensor
     ----------
     Kadulkar, Howard, Truskett and Ganesan, J. Phys. Chem. B 2021: g(r), r = 0 … 38 voxels, as the input of a network.
     """
-    if not isinstance(r_max, int) or r_max < 0:
-        raise ValueError(f"r_max must be a whole number of voxels, 0 or more, got {r_max!r}")
+    r_max = check_whole("r_max", r_max, 0)
     x = checked_centers(centers, box)
     B, N, _ = x.shape
     if N < 2:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from gpuion.checks import is_whole
 from gpuion.homogenization import homogenize
 from gpuion.medium import Medium, TransportModel, check_centers, electrolyte, whole
 
@@ -172,13 +173,12 @@ def refine_medium(
 def _resolutions(sites_per_voxel: Sequence[int]) -> tuple[int, ...]:
     """Return the resolutions, rising, or raise ValueError."""
     given = tuple(sites_per_voxel)
-    whole_numbers = all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in given)
-    if len(given) < 3 or not whole_numbers or len(set(given)) < len(given):
+    if len(given) < 3 or not all(is_whole(n, 1) for n in given) or len(set(given)) < len(given):
         raise ValueError(
             f"sites_per_voxel must be three or more different integers ≥ 1, such as (1, 2, 3), got {given}; "
             "two resolutions cannot tell the order of the lattice error"
         )
-    return tuple(sorted(given))
+    return tuple(sorted(map(int, given)))
 
 
 def _intercepts(resolutions: tuple[int, ...], values: Tensor) -> Tensor:

@@ -50,6 +50,7 @@ def separate(centers: Tensor, *, box: float, diameter: float) -> Tensor:
         If overlaps are left after 5000 sweeps; more than RSA's 0.38 of volume takes luck.
     """
     check_centers(centers, box, diameter)
+    centers = torch.as_tensor(centers)
     B, N = centers.shape[:2]
     filled = N * math.pi * diameter**3 / (6 * box**3)
     if filled > _DENSEST:

@@ -23,7 +23,7 @@ FEWEST = 30
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Slopes:
-    """Diffusivities from the windows that have settled; the fields are those of `WalkResult`."""
+    """Diffusivities from the windows that have settled; `gpuion.WalkResult` says of each what it is."""
 
     diffusivity: Tensor
     standard_error: Tensor

@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor
 
+from gpuion.checks import check_whole
 from gpuion.medium import check_centers
 
 _CHUNK = 4_000_000  # window voxels tested at once, or one sphere's: four temporaries of 8 bytes each are 128 MB
@@ -44,10 +45,8 @@ def voxelize(centers: Tensor, *, box: float, diameter: float, voxels: int) -> Te
     -----
     The input of the network of Kadulkar, Howard, Truskett and Ganesan, J. Phys. Chem. B 2021.
     """
-    if voxels < 1:
-        raise ValueError(f"voxels must be at least 1, got {voxels}")
-    centers = check_centers(centers, box, diameter)
-    B, V = len(centers), int(voxels)
+    V, centers = check_whole("voxels", voxels, 1), check_centers(centers, box, diameter)
+    B = len(centers)
     image = torch.zeros((B, V, V, V), device=centers.device)
     if centers.is_cuda:
         draw(image, centers, radius=diameter / 2, spacing=box / V)
@@ -98,6 +97,4 @@ def tile(image: Tensor, repeats: int) -> Tensor:
     """
     if image.ndim != 5:
         raise ValueError(f"image must have shape [B, C, V, V, V], got {list(image.shape)}")
-    if repeats < 1:
-        raise ValueError(f"repeats must be at least 1, got {repeats}")
-    return image.repeat(1, 1, repeats, repeats, repeats)
+    return image.repeat(1, 1, *[check_whole("repeats", repeats, 1)] * 3)

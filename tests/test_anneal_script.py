@@ -142,7 +142,8 @@ def test_a_stopped_run_goes_on_to_the_same_files(go, script, monkeypatch, name, 
         patch.setattr(home, name, stopping)
         with pytest.raises(KeyboardInterrupt):
             go(out="halves")
-    assert contents(out := go(out="halves")) == whole
+    out = go(out="halves")
+    assert contents(out) == whole
     rows = json.loads((out / "timing.json").read_text())
     assert sum(row["count"] for row in rows if row["stage"] == "label") == left  # what was solved before is kept
     assert not list(out.glob(".*"))

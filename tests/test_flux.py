@@ -82,7 +82,7 @@ def test_currents_refuse_nonsense_and_own_up():
         with pytest.raises(ValueError, match="axis must be 0, 1 or 2"):
             currents(medium, axis)
     for options in ({"tolerance": 2.0}, {"max_iterations": 0}):
-        with pytest.raises(ValueError, match="tolerance must lie"):
+        with pytest.raises(ValueError, match=r"tolerance is a|max_iterations must be"):
             currents(medium, 0, **options)
     with pytest.raises(ConvergenceError, match="raise max_iterations"):
         currents(medium, 0, max_iterations=2)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import gpuion
-from gpuion import kmc
+from gpuion import hops
 
 
 def uniform_medium(shape=(1, 9, 10, 11), spacing=0.5, diffusivity=1.0):
@@ -134,7 +134,7 @@ def test_slopes_before_they_settle_are_those_of_the_chain(blocked):
 
 def test_walkers_start_from_the_stationary_distribution():
     medium = two_phase(1, blocked=True)
-    start = kmc._starts(medium, 200_000, 7, torch.tensor([2]))
+    start = hops.starts(medium, 200_000, 7, torch.tensor([2]))
     counts = torch.bincount(start[0].long(), minlength=216).double()
     weight = torch.exp(-medium.potential)[medium.labels.long()].reshape(-1)
     expected = 200_000 * weight / weight.sum()

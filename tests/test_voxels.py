@@ -91,7 +91,7 @@ def test_no_structures_and_no_spheres():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"voxels": 0}, "voxels must be at least 1"),
+        ({"voxels": 0}, "voxels must be a whole number, 1 or more"),
         ({"diameter": 9.0}, "diameter must lie"),
         ({"box": -1.0}, "box must be"),
     ],

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import gpuion
-from gpuion import kmc
+from gpuion import hops, kmc
 
 
 def two_phase(shape=(1, 6, 6, 6), seed=3):
@@ -31,7 +31,7 @@ def test_a_walk_ends_when_it_knows_enough():
         assert float(((run.diffusivity - exact) / run.standard_error).abs().max()) < 4
     assert int(fine.attempts) > int(rough.attempts)
     # What it says of its cost: attempts are those of all walkers through all the time, at six k_max a unit of it.
-    assert float(fine.attempts) == pytest.approx(float(fine.walkers * fine.time * 6 * kmc._rates(medium).fastest))
+    assert float(fine.attempts) == pytest.approx(float(fine.walkers * fine.time * 6 * hops.rates(medium).fastest))
 
 
 def test_a_walk_that_grew_is_the_walk_of_its_length_and_walkers():
@@ -74,6 +74,24 @@ def test_a_limit_is_kept_and_named(limit, why):
     assert int(run.attempts) <= limit
     assert any(reason in run.reason[0] for reason in why.split("|"))
     assert "max_attempts" in run.reason[0]
+
+
+def test_a_limit_holds_from_the_start():
+    medium = two_phase(shape=(2, 6, 6, 7))
+    with pytest.raises(ValueError, match=r"structure 0: 3 walkers make (\d+) attempts to begin with") as refusal:
+        gpuion.walk(medium, walkers=3, time="auto", max_attempts=1)
+    least = int(str(refusal.value).split()[5])
+    with pytest.raises(ValueError, match=f"make {least} attempts"):
+        gpuion.walk(medium, walkers=3, time="auto", max_attempts=least - 1)
+    for limit in (least, 2 * least, 12.3 * least, 400 * least):
+        run = gpuion.walk(medium, walkers=3, time="auto", max_attempts=limit, rtol=0.3)
+        assert (run.attempts <= limit).all()
+    assert run.converged.all()
+    rough = gpuion.walk(two_phase(), walkers=101, time="auto", rtol=0.9)
+    fine = {"rtol": 0.9 * float(rough.mean_error / rough.mean), "max_attempts": 1.5 * int(rough.attempts)}
+    run = gpuion.walk(two_phase(), walkers=101, time="auto", **fine)  # half of 101 more would be 51
+    assert int(run.attempts) <= fine["max_attempts"]
+    assert gpuion.walk(medium, walkers=3, time=5.0, max_attempts=1).walkers.tolist() == [3, 3]  # not of auto walks
 
 
 @pytest.mark.parametrize("seed", range(6))
