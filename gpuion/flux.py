@@ -13,6 +13,7 @@ from gpuion.axes import ALL_AXES
 from gpuion.checks import check_limits
 from gpuion.gradients import correctors, drops, site_factors
 from gpuion.homogenization import HomogenizationResult, homogenize
+from gpuion.hops import count
 from gpuion.medium import Medium
 
 
@@ -103,11 +104,7 @@ def tortuosity(
     result = result or homogenize(medium, tolerance=tolerance, max_iterations=max_iterations, axes=axes)
     if len(result.tensor) != len(medium):
         raise ValueError(f"the result has {len(result.tensor)} structures, the medium {len(medium)}; give its own")
-    K = len(medium.potential)
-    counts = torch.zeros(len(medium), K, dtype=torch.float64, device=medium.labels.device)
-    for b, labels in enumerate(medium.labels):
-        counts[b] = torch.bincount(labels.flatten(), minlength=K)
-    share = torch.softmax(counts.log() - medium.potential, 1)  # of the ions in each class; U of any size
+    share = torch.softmax(count(medium).double().log() - medium.potential, 1)  # of the ions in each class
     mean = (share * medium.diffusivity).sum(1, keepdim=True)
     D = result.diffusivity
     return torch.where(D == 0, math.inf, mean / D)

@@ -25,13 +25,14 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gpuion import multigrid, spectral
 from gpuion.axes import ALL_AXES, check_axes, widen
 from gpuion.checks import check_limits
-from gpuion.hops import trapped
+from gpuion.hops import count, trapped
 from gpuion.medium import Medium
 from gpuion.stopping import MILD, Stop, contrast, patience
 
@@ -118,19 +119,20 @@ def homogenize(
     Error: after Meurant, Papež & Tichý, Numer. Algorithms 88 (2021) 1337.
     """
     limits, chosen = check_limits(tolerance, max_iterations), check_axes(axes)
-    factor, unit = _site_factors(medium)
+    factor, unit, counts = _site_factors(medium)
     B, A = len(medium), len(chosen)
     energy, error, scale = (torch.zeros(B, A, *n, dtype=torch.float64, device=unit.device) for n in ((A,), (), ()))
     iterations, error = torch.zeros_like(unit, dtype=torch.int64), error + math.inf
-    decades = -2 * factor.masked_fill(factor == 0, 1.0).amin(1).log10()
+    decades = contrast(factor)
+    mild = torch.from_numpy(decades <= _DECADES).to(unit.device)
     for way in ways(tolerance, _SINGLE, on_gpu=medium.labels.is_cuda):
         left = (error > tolerance).any(1)
-        todo = (left & (decades <= _DECADES) if way.dtype is torch.float32 else left).nonzero()[:, 0]
+        todo = (left & mild if way.dtype is torch.float32 else left).nonzero()[:, 0]
         if len(todo):
-            found = _solve_all(medium.labels[todo], factor[todo], way, limits, chosen)
+            found = _solve_all(medium.labels[todo], factor[todo], decades[todo.cpu().numpy()], way, limits, chosen)
             for whole, part in zip((energy, error, scale, iterations), found, strict=True):
                 whole[todo] = part
-    _close(medium, chosen, energy, error, scale)
+    _close(medium, counts, chosen, energy, error, scale)
     return HomogenizationResult(
         tensor=widen(energy * unit[:, None, None], chosen),
         error=widen(error, chosen),
@@ -140,12 +142,12 @@ def homogenize(
     )
 
 
-def _close(medium: Medium, axes: tuple[int, ...], energy: Tensor, error: Tensor, scale: Tensor) -> None:
+def _close(medium: Medium, counts: Tensor, axes: tuple[int, ...], energy: Tensor, error: Tensor, scale: Tensor) -> None:
     """Set D to exactly 0 along axes that no cluster of sites leads through, where it is next to nothing."""
     small = (energy.diagonal(dim1=1, dim2=2) < scale).any(1).nonzero()[:, 0]
     if not len(small):
         return
-    _, leads = trapped(dataclasses.replace(medium, labels=medium.labels[small]))
+    _, leads = trapped(dataclasses.replace(medium, labels=medium.labels[small]), counts[small])
     shut = torch.zeros_like(error, dtype=torch.bool)
     shut[small] = ~leads[:, list(axes)]
     error.masked_fill_(shut, 0.0)
@@ -172,13 +174,13 @@ def ways(tolerance: float, single: float, *, on_gpu: bool) -> list[Way]:
     return found if spectral else [*found, Way(dtype=torch.float64, spectral=True)]
 
 
-def _site_factors(medium: Medium) -> tuple[Tensor, Tensor]:
-    """Return s per class [B, L], its largest 1 in each structure, and what D a unit of energy means [B].
+def _site_factors(medium: Medium) -> tuple[Tensor, Tensor, Tensor]:
+    """Return s per class [B, L], its largest 1 in each structure, what D a unit of energy means [B], counts [B, L].
 
     Only classes that occur in a structure set its scale, so nothing overflows and batch mates do not matter.
     """
     B, L = len(medium), len(medium.potential)
-    counts = _histogram(medium.labels, L)
+    counts = count(medium)
     shut = ((counts > 0) & torch.isfinite(medium.potential)).sum(1) == 0
     if bool(shut.any()):
         b = int(shut.nonzero()[0, 0])
@@ -188,24 +190,7 @@ def _site_factors(medium: Medium) -> tuple[Tensor, Tensor]:
     top = log_factor.expand(B, L).masked_fill(counts == 0, -math.inf).amax(1, keepdim=True)
     top = torch.where(torch.isfinite(top), top, 0.0)  # all open classes may have D = 0
     factor = (log_factor - top).exp().masked_fill(counts == 0, 0.0)
-    return factor, (2 * top[:, 0] - log_weight).exp()
-
-
-def _histogram(labels: Tensor, L: int) -> Tensor:
-    """Return how many sites of each class each structure has, int64 [B, L]."""
-    counts = torch.zeros(len(labels), L, dtype=torch.int64, device=labels.device)
-    if not labels.is_cuda:
-        from gpuion.kernels import tables
-
-        tables.count(labels.flatten(1).numpy(), counts.numpy())
-        return counts
-    share = max(1, _ON_CPU // max(1, labels[:1].numel()))
-    for first in range(0, len(labels), share):
-        part = labels[first : first + share]
-        start = torch.arange(len(part), device=labels.device)[:, None] * L
-        found = torch.bincount((part.flatten(1).long() + start).flatten(), minlength=len(part) * L)
-        counts[first : first + share] = found.view(-1, L)
-    return counts
+    return factor, (2 * top[:, 0] - log_weight).exp(), counts
 
 
 def _look_up(labels: Tensor, factor: Tensor) -> Tensor:
@@ -220,7 +205,7 @@ def _look_up(labels: Tensor, factor: Tensor) -> Tensor:
 
 
 def _solve_all(
-    labels: Tensor, factor: Tensor, way: Way, limits: tuple[float, int], axes: tuple[int, ...]
+    labels: Tensor, factor: Tensor, decades: np.ndarray, way: Way, limits: tuple[float, int], axes: tuple[int, ...]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return energies [B, A, A], errors and their scales [B, A], iterations [B], a chunk of structures at a time."""
     A = len(axes)
@@ -233,7 +218,7 @@ def _solve_all(
     def solve(first: int) -> None:
         part = slice(first, first + size)
         s = _look_up(labels[part], factor[part])
-        energy[part], error[part], scale[part], iterations[part], *_ = solve_fields(s, way, limits, axes)
+        energy[part], error[part], scale[part], iterations[part], *_ = solve_fields(s, way, limits, axes, decades[part])
 
     chunks, threads = range(0, len(labels), size), torch.get_num_threads()
     if labels.is_cuda or threads == 1 or len(chunks) < 2:
@@ -246,18 +231,19 @@ def _solve_all(
 
 
 def solve_fields(
-    s: Tensor, way: Way, limits: tuple[float, int], axes: tuple[int, ...] = ALL_AXES
+    s: Tensor, way: Way, limits: tuple[float, int], axes: tuple[int, ...] = ALL_AXES, decades: np.ndarray | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, dict[int, Tensor]]:
     """Return energies [C, A, A], errors relative to scales [C, A], those, iterations [C], and the solutions.
 
-    The solutions are u [C, A, X, Y, Z] and for each axis the drops 1 + δu of the start, [C, n]. `s` is float64.
+    The solutions are u [C, A, X, Y, Z] and for each axis the drops 1 + δu of the start, [C, n]. `s` is float64,
+    `decades` what `contrast(s)` says, if that is at hand.
     """
     C, A = len(s), len(axes)
     r = s.new_empty((C, A, *s.shape[1:]), dtype=way.dtype)
     start = [_profile(s, axis, r[:, a]) for a, axis in enumerate(axes)]
     before = torch.stack([p.energy for p in start], 1)  # [C, A]
     floor = _FLOOR * torch.stack([p.voigt for p in start], 1)
-    decades = contrast(s).repeat(A)
+    decades = (contrast(s) if decades is None else decades).repeat(A)
     stop = Stop(
         energy=before.flatten().cpu().numpy(),
         floor=floor.flatten().cpu().numpy(),

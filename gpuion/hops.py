@@ -41,6 +41,11 @@ def count(medium: Medium) -> Tensor:
     """Return how many sites of each class a structure has, int64 [B, K]."""
     K, flat = len(medium.potential), medium.labels.flatten(1)
     counts = torch.zeros(len(medium), K, dtype=torch.int64, device=flat.device)
+    if not flat.is_cuda:
+        from gpuion.kernels import tables
+
+        tables.count(flat.numpy(), counts.numpy())
+        return counts
     for part, piece in _pieces(flat):
         index = flat[part, piece].long() + _numbers(part, K, flat.device)
         counts[part] += torch.bincount(index.flatten(), minlength=(part.stop - part.start) * K).view(-1, K)
@@ -139,18 +144,17 @@ def starts(medium: Medium, walkers: int, seed: int, ids: Tensor, first: int = 0)
     return start
 
 
-def trapped(medium: Medium) -> tuple[Tensor, Tensor]:
+def trapped(medium: Medium, counts: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the share of π in pockets that no ion leaves, float64 [B], and the axes that are open, bool [B, 3].
 
     A pocket is a cluster of sites joined by hops that reaches none of its own periodic images. Its ions count in π but
-    carry nothing over long distances. Along an axis that no cluster leads through, D is exactly zero.
+    carry nothing over long distances. Along an axis that no cluster leads through, D is exactly zero. `counts` are
+    those of `count(medium)`, if they are at hand.
     """
     from gpuion.kernels.pockets import pockets
 
-    counts = count(medium)
-    return pockets(
-        medium.labels, torch.isfinite(medium.potential) & (medium.diffusivity > 0), weights(medium, counts)
-    )  # fmt: skip
+    weight = weights(medium, count(medium) if counts is None else counts)
+    return pockets(medium.labels, torch.isfinite(medium.potential) & (medium.diffusivity > 0), weight)
 
 
 def _pieces(flat: Tensor) -> list[tuple[slice, slice]]:

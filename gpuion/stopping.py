@@ -50,7 +50,10 @@ def judge(falls: np.ndarray, active: np.ndarray, stop: Stop) -> tuple[np.ndarray
 
 
 def contrast(s: Tensor) -> np.ndarray:
-    """Return the decades between the strongest conductance, 1, and the weakest that is none, [C]."""
+    """Return the decades between the strongest conductance, 1, and the weakest that is none, [C].
+
+    Of the site factors [C, …] of fields, or of the classes that occur in them.
+    """
     if s.is_cuda:
         return -2 * s.masked_fill(s == 0, 1.0).flatten(1).amin(1).log10().cpu().numpy()
     from gpuion.kernels import tables
