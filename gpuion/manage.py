@@ -12,12 +12,14 @@ their order; others follow each other.
 import dataclasses
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpuion import files, splits
+from gpuion.checks import check_seed
 from gpuion.config import Parser
 from gpuion.dataset import Dataset, open_dataset, write_summary
 from gpuion.description import info
@@ -41,12 +43,14 @@ def merge(sources: list[Path], out: Path) -> int:
     Raises
     ------
     DatasetError
-        If one is missing, damaged or made of other cells than the first, or not all parts of a run are there.
+        If one is missing, damaged or made of other cells than the first, if not all parts of a run are there, or if an
+        arrangement is there twice.
     ConfigError
         If the folder holds something else.
     """
     are_parts = _are_parts(sources)
     data = open_dataset(list(sources))
+    _check_once(data)
     files.claim_folder(out, "merge", _Merge(sources=tuple(str(source) for source in sources)))
     shards = [shard for s in sources for shard in (sorted(s.glob("shard-*.h5")) if s.is_dir() else [s])]
     for old in ("dataset.json", splits.NAME):
@@ -62,6 +66,20 @@ def merge(sources: list[Path], out: Path) -> int:
     elif any((s / splits.NAME).exists() for s in sources if s.is_dir()):
         print("their splits are left behind; `python -m gpuion.dataset split` makes one of the whole")
     return len(data)
+
+
+def _check_once(data: Dataset) -> None:
+    """Refuse structures that are there twice: a split could train a network on what tests it."""
+    columns = [data.id, data.centers, *([] if data.predicted is None else [data.predicted])]
+    rows = zip(data.family, *(column.numpy() for column in columns), strict=True)
+    keys = [(family, *(value.tobytes() for value in row)) for family, *row in rows]
+    times = Counter(keys)
+    twice = sorted({number for number, key in zip(data.id.tolist(), keys, strict=True) if times[key] > 1})
+    if twice:
+        raise DatasetError(
+            f"id: expected each structure once, found {len(twice)} of them twice or more: "
+            f"{', '.join(map(str, twice[:5]))} …; give each source once"
+        )
 
 
 def _are_parts(sources: list[Path]) -> bool:
@@ -91,16 +109,18 @@ def split(source: Path, seed: int, fractions: tuple[float, float, float], strati
     Raises
     ------
     ValueError
-        For fractions that are negative or do not add up to 1.
+        For fractions that are negative or do not add up to 1, or a seed out of [0, 2⁶⁴).
     DatasetError
-        If the folder is no data set, or too small.
+        If the folder is no data set.
     ConfigError
-        If it has another split already.
+        If it has another split already, or a part would have no structures.
     """
     if not source.is_dir():
         raise DatasetError(f"{source}: expected a folder of shards, found none; a split belongs to a folder")
+    seed = check_seed(seed)
     data: Dataset = open_dataset(source)
     part = splits.assign(data, seed, fractions, stratify)
+    splits.check_parts(part)
     splits.write(source, data, part, {"seed": seed, "fractions": list(fractions), "stratify": stratify})
     return part
 

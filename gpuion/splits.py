@@ -172,8 +172,24 @@ def _identity(data: "Dataset") -> dict[str, Any]:
 
 
 def _check(n: int, fractions: tuple[float, float, float]) -> None:
-    if min(fractions) < 0 or not math.isclose(sum(fractions), 1.0) or n < 0:
+    if not min(fractions) >= 0 or not math.isclose(sum(fractions), 1.0) or n < 0:
         raise ValueError(f"n and the fractions must be ≥ 0, the fractions add up to 1; got {n} and {fractions}")
+
+
+def check_parts(part: np.ndarray) -> None:
+    """Refuse a split that leaves a part without structures: nothing would train, choose or test a network.
+
+    Raises
+    ------
+    ConfigError
+        It names the parts.
+    """
+    empty = [name for name in PARTS if not (part == name).any()]
+    if empty:
+        raise ConfigError(
+            f"of {len(part)} structures none would be for {' and '.join(empty)}; split a larger set, or choose other "
+            "--fractions"
+        )
 
 
 def _quotas(sizes: np.ndarray, fractions: np.ndarray, totals: np.ndarray) -> np.ndarray:

@@ -57,6 +57,47 @@ def test_merge_refuses_other_cells_and_other_folders(tmp_path):
     assert len(gpuion.open_dataset(tmp_path / "b")) == 2
 
 
+def test_merge_takes_no_structure_twice(tmp_path):
+    first, second = write(tmp_path / "a", 4, "random"), write(tmp_path / "b", 3, "random")
+    for sources in (("a", "a"), ("a", "b", "a")):
+        with pytest.raises(gpuion.DatasetError, match=r"found 4 of them twice or more: 0, 1, 2, 3 …; give each source"):
+            call("merge", *(tmp_path / name for name in sources), "--out", tmp_path / "c")
+    second.centers[1] = first.centers[1]  # one that was labelled before, in another way
+    dataset.write_shard(tmp_path / "b" / "shard-00000.h5", second, seed=0)
+    with pytest.raises(gpuion.DatasetError, match="found 1 of them twice or more: 1 …"):
+        call("merge", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
+def test_rounds_may_meet_the_same_arrangement(tmp_path):
+    first = write(tmp_path / "a", 4, "annealed-max")
+    for name, predicted in (("a", torch.ones(4)), ("b", torch.full((4,), torch.nan))):
+        (tmp_path / name).mkdir(exist_ok=True)
+        data = dataclasses.replace(first, predicted=predicted.double())
+        dataset.write_shard(tmp_path / name / "shard-00000.h5", data, seed=0)
+        dataset.write_summary(tmp_path / name, data)
+    call("merge", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "c")
+    assert len(gpuion.open_dataset(tmp_path / "c")) == 8
+
+
+@pytest.mark.parametrize(
+    ("n", "flags", "message"),
+    [
+        (2, [], "of 2 structures none would be for validation and test; split a larger set, or choose other"),
+        (9, ["--fractions", "1", "0", "0"], "of 9 structures none would be for validation and test"),
+        (9, ["--fractions", "0", "0.5", "0.5", "--stratify", "family"], "none would be for train"),
+        (9, ["--fractions", "nan", "0.5", "0.5"], "the fractions add up to 1"),
+        (9, ["--seed", "-1"], "seed must be a whole number, 0 or more, got -1"),
+        (9, ["--seed", str(2**64)], "seed must lie in"),
+    ],
+)
+def test_a_split_that_is_none_is_refused(tmp_path, n, flags, message):
+    write(tmp_path / "a", n, "random")
+    with pytest.raises(ValueError, match=message):
+        call("split", tmp_path / "a", *flags)
+    assert not (tmp_path / "a" / "split.json").exists()
+
+
 def test_info_says_what_is_there(tmp_path, capsys):
     write(tmp_path / "a", 5, "gapped")
     call("info", tmp_path / "a")
