@@ -48,17 +48,17 @@ def main() -> None:
 def write(source: Path, finer: Sequence[Path], walks: Path | None, out: Path) -> None:
     """Write the pictures and the tables of a data set."""
     data = open_dataset(source)
-    kinds = by_kind(data)
+    kinds, g = by_kind(data), pair_distribution(data.centers, box=data.box)
     D = data.mean_diffusivity.numpy()
     out.mkdir(parents=True, exist_ok=True)
     strips = {name: D[at.numpy()] for name, at in kinds.items()}
     figures = {
         "families": plots.families(strips, best=D.max(), worst=D.min()),
         "ranges": panels.ranges(_by_range(data)),
-        "pairs": panels.pairs(*_pairs(data), touch=touching(data)),
+        "pairs": panels.pairs(*_pairs(data, g), touch=touching(data)),
     }
     parts = [table(["structures", "number", "lowest", "median", "mean", "highest D"], _spans(strips))]
-    parts.append(table(("of a structure", "Pearson's R with D", "Spearman's"), _what_goes_with(data)))
+    parts.append(table(("of a structure", "Pearson's R with D", "Spearman's"), _what_goes_with(data, g)))
     if finer:
         cells = [compare(data, open_dataset(path), path) for path in finer]
         figures["lattice"] = panels.lattice(cells)
@@ -115,9 +115,8 @@ def _by_range(data: Dataset) -> dict[tuple[float, float], np.ndarray]:
     return found
 
 
-def _pairs(data: Dataset) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def _pairs(data: Dataset, g: Tensor) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Return the radii r [K] and g(r) [K], averaged over families and over the extremes of D."""
-    g = pair_distribution(data.centers, box=data.box)
     order = data.mean_diffusivity.argsort()
     tenth = max(1, len(data) // 10)
     chosen = {"lowest tenth of D": order[:tenth], "highest tenth of D": order[-tenth:]}
@@ -125,10 +124,10 @@ def _pairs(data: Dataset) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     return np.arange(g.shape[1]), {name: g[at].mean(0).numpy() for name, at in (families | chosen).items()}
 
 
-def _what_goes_with(data: Dataset) -> list[Row]:
+def _what_goes_with(data: Dataset, g: Tensor) -> list[Row]:
     """Return how descriptors of the arrangement go with D, the principal components of g(r) among them."""
     near = describe(data.centers, box=data.box, cutoff=touching(data))
-    found = principal_components(pair_distribution(data.centers, box=data.box))
+    found = principal_components(g)
     columns = {
         "mean nearest distance": near.nearest,
         "number of clusters": near.clusters,

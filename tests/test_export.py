@@ -1,12 +1,16 @@
 """The command line that writes structures for OVITO, ASE and ParaView."""
 
+import dataclasses
+import re
 import subprocess
 import sys
 import unittest.mock
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from test_dataset import make
 from test_vtkhdf import read
 from test_xyz import parse
 
@@ -50,6 +54,15 @@ def test_all_or_some_arrangements(folder, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[1] == f"2 structures in {tmp_path / 'some.xyz'}"
 
 
+def test_all_that_a_frame_says_is_documented(tmp_path):
+    text = (Path(__file__).parent.parent / "docs" / "export.md").read_text()
+    table = text[text.index("| name |") : text.index("Positions have")]
+    told = [name for row in table.splitlines()[2:] for name in re.findall(r"`([^`]+)`", row.split(" | ")[0])]
+    gpuion.write_xyz(tmp_path / "all.xyz", dataclasses.replace(make(), d_reference=2.0))
+    held = {key for pairs, _ in parse(tmp_path / "all.xyz") for key in pairs}
+    assert sorted(told) == sorted(held - {"Lattice", "pbc", "Properties"})
+
+
 def test_the_medium_of_one_structure_and_its_current(folder, tmp_path, capsys):
     data = gpuion.open_dataset(folder / "a")
     call(folder / "a", "--id", 5, "--vtkhdf", tmp_path / "a.vtkhdf", "--device", "cpu")
@@ -87,7 +100,11 @@ def test_the_medium_of_one_structure_and_its_current(folder, tmp_path, capsys):
         ),
         (["DATA", "--vtkhdf", "x.vtkhdf", "--id", "6"], 1, "error: id: expected some of the 3 structures"),
         (["DATA", "MORE", "--vtkhdf", "x.vtkhdf", "--id", "9"], 1, "error: id: expected one structure 9, found 2"),
-        (["DATA", "--vtkhdf", "x.vtkhdf", "--id", "4", "--sites-per-voxel", "0"], 1, "error: box = 8.0 voxels at 0"),
+        (
+            ["DATA", "--vtkhdf", "x.vtkhdf", "--id", "4", "--sites-per-voxel", "0"],
+            1,
+            "error: sites per voxel must be a whole number, 1 or more, got 0",
+        ),
         (["DATA", "--xyz", "x.xyz", "--device", "tpu"], 1, "error: device 'tpu' is unknown"),
         (["/nowhere", "--xyz", "x.xyz"], 1, "error: /nowhere: expected a folder of shards"),
         (["DATA", "--xyz", "."], 1, "error: "),

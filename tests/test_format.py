@@ -43,3 +43,9 @@ def test_every_attribute_and_file_is_there(tmp_path, monkeypatch):
     done = subprocess.run([sys.executable, "-c", "".join(examples)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "diffusivity (5, 3) bulk solvent diffusivity" in done.stdout
+
+
+def test_every_method_is_there():
+    (row,) = [row for row in ROWS if row[0] == "`method`"]
+    data = dataset.merge([(Path("a"), make()), (Path("b"), make(method="kmc"))])
+    assert set(re.findall(r"`([^`]+)`", row[1])) == {*shards.METHODS, data.method}

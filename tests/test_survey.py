@@ -57,7 +57,10 @@ def test_a_survey_draws_all_and_counts_right(tmp_path, monkeypatch, capsys, sett
     out = tmp_path / "out"
     flags = [folders[0], "--finer", folders[1], "--walks", folders[2], "--out", out]
     monkeypatch.setattr(sys, "argv", ["survey", *map(str, flags)])
+    g, calls = survey.pair_distribution, []
+    monkeypatch.setattr(survey, "pair_distribution", lambda *a, **k: calls.append(a) or g(*a, **k))
     survey.main()
+    assert len(calls) == 1  # of 8192 structures it takes seconds
     assert "5 pictures" in capsys.readouterr().out
     names = {"families", "ranges", "pairs", "lattice", "walks"}
     assert {path.name for path in out.iterdir()} == {"survey.md", *(f"{name}.png" for name in names)}
