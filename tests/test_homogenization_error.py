@@ -85,24 +85,37 @@ def misses(medium, exact, tolerance):
 
 @pytest.fixture(scope="module")
 def media():
-    """Return (contrast at most 100 [B], medium, exact solution) of 264 media."""
-    several = [((torch.arange(18) < 6), m) for edge in (8, 9, 11) for m in mixtures(edge, 1000 * edge)]
-    several += [(torch.zeros(8, dtype=torch.bool), m) for m in electrolytes()]
-    return [(mild, medium, homogenize(medium, tolerance=1e-9)) for mild, medium in several]
+    """Return (kind, medium, exact solution) of 264 media."""
+    several = [("random", m) for edge in (8, 9, 11) for m in mixtures(edge, 1000 * edge)]
+    several += [("others", m) for m in electrolytes()]
+    return [(kind, medium, homogenize(medium, tolerance=1e-9)) for kind, medium in several]
 
 
 def test_error_estimate_is_as_good_as_its_docstring_says(media):
-    mild, found = [], []
+    found = {"random": [], "others": []}
     for tolerance in (1e-2, 1e-3, 1e-4):
-        for is_mild, medium, exact in media:
-            mild.append(is_mild)
-            found.append(misses(medium, exact, tolerance))
-    mild, found = torch.cat(mild), torch.cat(found)
-    assert found.numel() == 264 * 3 * 3
-    # "fewer than one value in fifty …, none three times as far, and none at all up to a contrast of 100":
-    assert (found > 1).sum() < found.numel() / 50
-    assert found.max() < 3
-    assert found[mild].max() <= 1
+        for kind, medium, exact in media:
+            found[kind].append(misses(medium, exact, tolerance))
+    found = {kind: torch.cat(parts) for kind, parts in found.items()}
+    assert found["random"].numel() == 216 * 3 * 3
+    # 0.24 it is, and 0.074 on small electrolytes and sites open at random; a third above lets rounding be.
+    assert found["random"].max() <= 0.3
+    assert found["others"].max() <= 0.15
+
+
+@pytest.mark.parametrize(("spectral", "most"), [(False, 0.15), (True, 1.2)])
+def test_errors_on_electrolytes_are_within_their_estimates(monkeypatch, spectral, most):
+    # Of 2448 values with multigrid the largest was 0.10, of 180 with the FFT 0.94.
+    sigma = gpuion.sphere_diameter(27, 50.0, 0.1)
+    centers = torch.cat([
+        gpuion.place(family, n_structures=2, n_particles=27, box=50.0, diameter=sigma, seed=0, **more)
+        for family, more in (("random", {}), ("gapped", {"gap": 16.0, "axes": (0,)}))
+    ])  # fmt: skip
+    medium = gpuion.electrolyte(centers, box=50.0, diameter=sigma)
+    exact = homogenize(medium, tolerance=1e-7)
+    monkeypatch.setattr(homogenization, "_SPECTRAL", spectral)
+    tolerances = (1e-2,) if spectral else (1e-1, 1e-2, 1e-3)  # the FFT takes seven times as long
+    assert max(misses(medium, exact, tolerance).max() for tolerance in tolerances) <= most
 
 
 def test_too_few_iterations_are_owned_up_to():
