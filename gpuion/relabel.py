@@ -4,7 +4,7 @@ Legend: C chains, S visited structures a chain, M structures to choose from, n c
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from gpuion.kernels.reference import Stream, philox
 from gpuion.labeling import label
 from gpuion.models import Model
 from gpuion.predictor import Predictor
+from gpuion.scores import Each
 from gpuion.voxels import voxelize
 
 _BINS = 32  # of pick_uniform
@@ -86,7 +87,7 @@ def join(parts: Sequence[Selection]) -> Selection:
     )
 
 
-def surrogate_score(net: Model, like: Dataset, batch: int) -> Callable[[Tensor], Tensor]:
+def surrogate_score(net: Model, like: Dataset, batch: int) -> Each:
     """Return a score centers [C, N, 3] → D* [C] of a model.
 
     A structure's D* has the same bits wherever it stands: a network on images is always given whole batches, of one
@@ -101,27 +102,27 @@ def surrogate_score(net: Model, like: Dataset, batch: int) -> Callable[[Tensor],
         images = (voxelize(c, box=like.box, diameter=like.diameter, voxels=voxels) for c in filled.split(batch))
         return torch.cat([net(image) for image in images])[: len(centers)]
 
-    return score
+    return Each(score)
 
 
-def _centers_score(net: Predictor, like: Dataset, batch: int) -> Callable[[Tensor], Tensor]:
+def _centers_score(net: Predictor, like: Dataset, batch: int) -> Each:
     @torch.no_grad()
     def score(centers: Tensor) -> Tensor:
         some = centers.split(batch if centers.is_cuda else 1)
         found = torch.cat([net(*net.prepare(c, like.box, like.diameter)) for c in some])
         return found.mean(-1) if net.per_axis else found
 
-    return score
+    return Each(score)
 
 
-def exact_score(like: Dataset, tolerance: float) -> Callable[[Tensor], Tensor]:
+def exact_score(like: Dataset, tolerance: float) -> Each:
     """Return a score centers [C, N, 3] → D* [C] of the exact solver: a second for a handful, so for short runs."""
 
     def score(centers: Tensor) -> Tensor:
         setting = {name: getattr(like, name) for name in ("box", "diameter", "sites_per_voxel", "model")}
         return label(centers, **setting, tolerance=tolerance).diffusivity.mean(-1).to(centers.device) / like.d_reference
 
-    return score
+    return Each(score)
 
 
 def relabel(
