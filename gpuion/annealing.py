@@ -4,6 +4,7 @@ Legend: C chains, N particles, T steps drawn at once, S visited structures a cha
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from gpuion.kernels.reference import Stream, philox, pick, uniform
 from gpuion.medium import check_centers
 from gpuion.moves import Space, check_apart, check_ids, check_settings, overlaps, position, split
 from gpuion.scores import IncrementalScore, Score, Whole, check_finite, checked, incremental
+from gpuion.tempering import Ladder, exchange, first_rungs, ladder, share
 
 _DRAWN = 64  # steps drawn together; one by one, a step of 16 chains takes 1.3 ms instead of 0.5 on a CPU
 
@@ -31,6 +33,9 @@ class _Chains:
     best_score: Tensor
     accepted: Tensor
     finite: Tensor
+    heat: Tensor
+    rung: Tensor
+    swapped: Tensor
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +44,8 @@ class _Rules:
 
     score: IncrementalScore
     space: Space
+    ids: Tensor
+    rungs: Ladder
     sign: float
     steps: int
     samples: int
@@ -48,8 +55,9 @@ class _Rules:
 
 def anneal(
     score: Score, centers: Tensor, *, box: float, diameter: float, cycles: int, steps: int,
-    maximize: bool = True, temperature: float = 9.8e-3, cooling: float = 0.9, seed: int = 0,
-    ids: Tensor | None = None, samples: int = 25, state: AnnealResult | None = None,
+    maximize: bool = True, temperature: float | Tensor = 9.8e-3, cooling: float = 0.9, seed: int = 0,
+    ids: Tensor | None = None, samples: int = 25, replicas: int = 1, every: int = 10,
+    state: AnnealResult | None = None,
     progress: Callable[[int], None] | None = None, save: Callable[[AnnealResult], None] | None = None,
 ) -> AnnealResult:  # fmt: skip
     """Move hard spheres by simulated annealing: p = min(1, exp(± (s_new − s_old) / T_k)).
@@ -72,14 +80,19 @@ def anneal(
         Cycles in all (those of `state` included), and proposals a cycle and chain.
     maximize : bool
         Towards higher scores; else towards lower ones.
-    temperature, cooling : float
-        T_1, in units of the score, and the factor from cycle to cycle, at most 1.
+    temperature : float, or float [C] or [replicas]
+        T_1, in units of the score; of all chains, of each, or of the replicas of each group.
+    cooling : float
+        Factor on temperatures from cycle to cycle, at most 1.
     seed : int
         Seed of the moves.
     ids : int64 [C], optional
         Chain ids in [0, 2³²); 0 … C−1 if not given.
     samples : int
         Current structures to keep a cycle and chain, at regular steps, one a step at most; 12 N bytes each.
+    replicas, every : int
+        Chains in a row that exchange temperatures among them (`gpuion.tempering.exchange`), and after how many steps;
+        with 1 none do. A group is the same alone and among others.
     state : AnnealResult, optional
         An earlier result of the same call to go on from.
     progress, save : callable, optional
@@ -106,32 +119,37 @@ def anneal(
     ids = check_ids(ids, cell)
     rules = _Rules(
         score=incremental(score), space=space, sign=1.0 if maximize else -1.0, steps=steps,
-        samples=min(samples, steps), seed=seed, progress=progress,
+        samples=min(samples, steps), seed=seed, progress=progress, ids=ids,
+        rungs=ladder(temperature, ids, replicas, every),
     )  # fmt: skip
     with torch.no_grad():
-        state = _start(rules, cell, ids) if state is None else _check_state(state, rules, ids, cycles)
+        state = _start(rules, cell) if state is None else _check_state(state, rules, cycles)
         for cycle in range(state.cycles, cycles):
-            state = _cycle(rules, state, temperature * cooling**cycle)
+            state = _cycle(rules, state, rules.rungs.cooled(cooling**cycle))
             if save is not None:
                 save(state)
     return state
 
 
-def _cycle(rules: _Rules, state: AnnealResult, heat: float) -> AnnealResult:
-    """Return the state after one more cycle at temperature `heat`."""
-    steps, parts = rules.steps, max(rules.samples, 1)
+def _cycle(rules: _Rules, state: AnnealResult, rungs: Ladder) -> AnnealResult:
+    """Return the state after one more cycle at the temperatures `rungs`."""
+    steps, parts = range(state.cycles * rules.steps, (state.cycles + 1) * rules.steps), max(rules.samples, 1)
     score, memory = _begin(rules, state)
+    rung = state.rung[:, -1] if state.cycles else first_rungs(state.ids, rungs.replicas)
     chains = _Chains(
         cell=state.cell, centers=state.centers, score=score, memory=memory, best_centers=state.best_centers,
         best_score=state.best_score, accepted=torch.zeros_like(state.ids),
-        finite=torch.ones_like(state.ids, dtype=torch.bool),
+        finite=torch.ones_like(state.ids, dtype=torch.bool), heat=rungs.heat(rung), rung=rung,
+        swapped=torch.zeros_like(state.ids),
     )  # fmt: skip
     visited, scores = [state.visited], [state.visited_score]
-    moves = _moves(rules, state.ids, range(state.cycles * steps, (state.cycles + 1) * steps))
+    moves = zip(steps, _moves(rules, steps), strict=True)
     for part in range(parts):
-        count = (part + 1) * steps // parts - part * steps // parts
-        for _ in range(count):
-            chains = _step(rules, chains, heat, next(moves))
+        count = (part + 1) * rules.steps // parts - part * rules.steps // parts
+        for step, move in itertools.islice(moves, count):
+            chains = _step(rules, chains, move)
+            if rungs.is_due(step):
+                chains = _exchange(rules, chains, rungs, step // rungs.every)
         check_finite(chains.finite)  # here, because looking at it makes the host wait for the device
         if rules.samples:
             visited.append(chains.centers[:, None])
@@ -142,7 +160,9 @@ def _cycle(rules: _Rules, state: AnnealResult, heat: float) -> AnnealResult:
         state, best_centers=chains.best_centers, best_score=chains.best_score,
         trace=torch.cat([state.trace, chains.score[:, None]], 1),
         best_trace=torch.cat([state.best_trace, chains.best_score[:, None]], 1),
-        acceptance=torch.cat([state.acceptance, chains.accepted[:, None].double() / steps], 1),
+        acceptance=torch.cat([state.acceptance, chains.accepted[:, None].double() / rules.steps], 1),
+        rung=torch.cat([state.rung, chains.rung[:, None]], 1),
+        swaps=torch.cat([state.swaps, share(chains.swapped, steps, rungs)[:, None]], 1),
         visited=torch.cat(visited, 1), visited_score=torch.cat(scores, 1),
         centers=chains.centers, score=chains.score, cell=chains.cell,
     )  # fmt: skip
@@ -156,7 +176,7 @@ def _begin(rules: _Rules, state: AnnealResult) -> tuple[Tensor, Any]:
     return checked(value, len(state.ids)), memory
 
 
-def _step(rules: _Rules, now: _Chains, heat: float, move: tuple[Tensor, Tensor, Tensor]) -> _Chains:
+def _step(rules: _Rules, now: _Chains, move: tuple[Tensor, Tensor, Tensor]) -> _Chains:
     """Propose to move one sphere [C, 1, 3] by a shift [C, 1, 3]; accept where log u ≤ gain / T."""
     sphere, shift, log_draw = move
     moved = torch.remainder(now.cell.gather(1, sphere) + shift, int(rules.space.box))
@@ -167,7 +187,7 @@ def _step(rules: _Rules, now: _Chains, heat: float, move: tuple[Tensor, Tensor, 
     value, memory = rules.score.propose(now.memory, sphere[:, 0, 0], there[:, 0], trial)
     score = checked(value, len(trial))
     gain = rules.sign * (score - now.score)
-    accept = (gain >= heat * log_draw) & free
+    accept = (gain >= now.heat * log_draw) & free
     better = accept & (rules.sign * (score - now.best_score) > 0)
     at, best = accept[:, None, None], better[:, None, None]
     centers = torch.where(at, trial, now.centers)
@@ -180,46 +200,61 @@ def _step(rules: _Rules, now: _Chains, heat: float, move: tuple[Tensor, Tensor, 
         best_score=torch.where(better, score, now.best_score),
         accepted=now.accepted + accept,
         finite=now.finite & (score.isfinite() | ~free),
+        heat=now.heat,
+        rung=now.rung,
+        swapped=now.swapped,
     )
 
 
-def _moves(rules: _Rules, ids: Tensor, steps: range) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _exchange(rules: _Rules, now: _Chains, rungs: Ladder, turn: int) -> _Chains:
+    """Let temperatures change hands."""
+    rung, swapped = exchange(-rules.sign * now.score, now.rung, turn, rules.ids, rungs, rules.seed)
+    return dataclasses.replace(now, heat=rungs.heat(rung), rung=rung, swapped=now.swapped + swapped)
+
+
+def _moves(rules: _Rules, steps: range) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield for each step the sphere and its shift, int64 [C, 1, 3] each, and log u, float64 [C]."""
     N = rules.space.fraction.shape[1]
-    C, device = len(ids), ids.device
+    C, device = len(rules.ids), rules.ids.device
     axes = torch.eye(3, dtype=torch.int64, device=device)
     shifts = torch.cat([axes, -axes])
     for first in range(steps.start, steps.stop, _DRAWN):
         number = torch.arange(first, min(first + _DRAWN, steps.stop), device=device)[:, None]  # [T, 1]
-        words = philox(rules.seed, number, 0, ids, Stream.MOVE)  # four of [T, C]
+        words = philox(rules.seed, number, 0, rules.ids, Stream.MOVE)  # four of [T, C]
         spheres = pick(words[0], N)[:, :, None, None].expand(-1, C, 1, 3)
         shift = shifts[pick(words[1], 6)][:, :, None]
         log_draws = (uniform(words[2]) + uniform(words[3]) * 2.0**-32).log()
         yield from zip(spheres, shift, log_draws, strict=True)
 
 
-def _start(rules: _Rules, cell: Tensor, ids: Tensor) -> AnnealResult:
+def _start(rules: _Rules, cell: Tensor) -> AnnealResult:
     """Return the state before the first cycle."""
     C, N, _ = cell.shape
     centers = position(rules.space.fraction, cell, rules.space)
-    check_apart(centers, ids, rules.space)
+    check_apart(centers, rules.ids, rules.space)
     score = checked(rules.score.start(centers)[0], C)
     check_finite(score.isfinite())
     none = score.new_empty(C, 0)
     return AnnealResult(
-        best_centers=centers, best_score=score, trace=none, best_trace=none, acceptance=none,
-        visited=centers.new_empty(C, 0, N, 3), visited_score=none, centers=centers, score=score, ids=ids,
+        best_centers=centers, best_score=score, trace=none, best_trace=none, acceptance=none, swaps=none,
+        rung=none.long(), visited=centers.new_empty(C, 0, N, 3), visited_score=none, centers=centers, score=score,
+        ids=rules.ids,
         fraction=rules.space.fraction, cell=cell,
     )  # fmt: skip
 
 
-def _check_state(state: AnnealResult, rules: _Rules, ids: Tensor, cycles: int) -> AnnealResult:
+def _check_state(state: AnnealResult, rules: _Rules, cycles: int) -> AnnealResult:
     """Return the state if it can be one of this run."""
-    if not (torch.equal(state.ids, ids) and torch.equal(state.fraction, rules.space.fraction)):
+    if not (torch.equal(state.ids, rules.ids) and torch.equal(state.fraction, rules.space.fraction)):
         raise ValueError("the state to go on from has other chain ids or start structures than those given")
     if state.cycles > cycles or state.visited.shape[1] != state.cycles * rules.samples:
         raise ValueError(
             f"the state to go on from has {state.cycles} cycles and {state.visited.shape[1]} visited "
             f"structures a chain; that does not fit cycles = {cycles}, samples = {rules.samples}"
         )
+    R = rules.rungs.replicas
+    if state.cycles and bool(
+        (state.rung[:, -1].view(-1, R).sort(1).values != torch.arange(R, device=state.rung.device)).any()
+    ):
+        raise ValueError(f"the state to go on from has other groups of chains than replicas = {R} makes")
     return state
