@@ -1,19 +1,26 @@
 """Temperatures for replica exchange, from a short annealing before it: all neighbours exchange equally often.
 
-Legend: C chains, P temperatures of the pilot, S structures kept a temperature, R replicas.
+Legend: C chains, N particles, P temperatures of the pilot, S structures kept a temperature, R replicas.
 
 Where energies at 1/T = β have the standard deviation σ(β), neighbours Δβ apart exchange with a probability of
 erfc(Δβ σ / 2), exactly so for normal energies. So the rungs of a ladder lie at equal steps of ∫ σ dβ.
 """
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gpuion import files
 from gpuion.annealing import anneal
+from gpuion.dataset import Dataset
+from gpuion.distributed import World
+from gpuion.objectives import Objective
 from gpuion.scores import Score
+from gpuion.starts import starts
 
 _TEMPERATURES = 10
 _CHAINS = 4
@@ -47,6 +54,36 @@ def pilot(
     late = kept[..., kept.shape[-1] // 2 :].cpu()
     temperatures = high * cooling ** torch.arange(_TEMPERATURES, dtype=torch.float64)
     return temperatures, late.var(-1, correction=0).mean(0).sqrt()
+
+
+def fit(
+    path: Path, score: Score, data: Dataset, goal: Objective, world: World, *, replicas: int, low: float, high: float,
+    steps: int, seed: int,
+) -> Tensor | None:  # fmt: skip
+    """Return the temperatures of a file, float64 [R] from the lowest; rank 0 makes it if it is not there.
+
+    Its pilot is four chains of their own from random structures of the cell of `data`; the rest is as for `pilot`. One
+    replica exchanges nothing: None.
+    """
+    if replicas == 1:
+        return None
+    if world.is_main and not path.exists():
+        ids = 2 * torch.arange(_CHAINS, device=world.device) + (not goal.maximize)
+        temperatures, spread = pilot(
+            score, starts(data, ids, "random", maximize=goal.maximize, seed=seed), box=data.box, diameter=data.diameter,
+            low=low, high=high, steps=steps, maximize=goal.maximize, seed=seed, ids=2**32 - 2 * _CHAINS + ids,
+        )  # fmt: skip
+        found, rate = spaced(temperatures, spread, replicas)
+        lines = {"temperatures": found, "pilot_temperatures": temperatures, "pilot_spread": spread}
+        files.write_json(path, {name: x.tolist() for name, x in lines.items()} | {"expected_swap_rate": rate})
+        print(f"{path.stem}: {replicas} temperatures, neighbours should exchange at {rate:.0%}")
+    world.barrier()
+    return torch.tensor(read(path), dtype=torch.float64)
+
+
+def read(path: Path) -> list[float]:
+    """Return the temperatures of a file, none if there is no such file."""
+    return list(json.loads(path.read_text())["temperatures"]) if path.exists() else []
 
 
 def spaced(temperatures: Tensor, spread: Tensor, replicas: int) -> tuple[Tensor, float]:
