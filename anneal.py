@@ -156,7 +156,7 @@ def run(config: Config, world: World, data: gpuion.Dataset, net: Model | None, g
     score, cycles = score_of(net, data, goal, config.batch, config.tolerance), config.cycles_of(d)
     heat = ladders.fit(  # between the first and the last temperature of a cooling
         config.out / f"ladder-{d}.json", score, data, goal, world, replicas=config.exchange, high=config.temperature,
-        low=config.temperature * config.cooling ** (cycles - 1), steps=max(20, config.steps // 10), seed=config.seed,
+        low=config.temperature * config.cooling ** (cycles - 1), steps=max(50, config.steps // 20), seed=config.seed,
     )  # fmt: skip
     ids, path = config.ids(world, d), config.out / f"state-{mine}"
     if not len(ids):

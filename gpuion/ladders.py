@@ -23,7 +23,7 @@ from gpuion.scores import Score
 from gpuion.starts import starts
 
 _TEMPERATURES = 10
-_CHAINS = 4
+_CHAINS = 8
 _GRID = 4096
 
 
@@ -33,8 +33,8 @@ def pilot(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return temperatures falling from `high` to `low`, and how far scores spread at each, float64 [P] both.
 
-    The spread is the standard deviation within a chain over the second half of its steps at a temperature, in the
-    mean of squares over chains.
+    The spread is the standard deviation over all chains in the second half of their steps at a temperature: within
+    chains alone it would be too small, as they move slowly.
 
     Parameters
     ----------
@@ -51,9 +51,9 @@ def pilot(
         temperature=high, cooling=cooling, seed=seed, ids=ids, samples=min(steps, 100),
     )  # fmt: skip
     kept = found.visited_score.view(len(centers), _TEMPERATURES, -1)
-    late = kept[..., kept.shape[-1] // 2 :].cpu()
+    late = kept[..., kept.shape[-1] // 2 :].cpu().transpose(0, 1).flatten(1)
     temperatures = high * cooling ** torch.arange(_TEMPERATURES, dtype=torch.float64)
-    return temperatures, late.var(-1, correction=0).mean(0).sqrt()
+    return temperatures, late.std(1)
 
 
 def fit(
@@ -62,7 +62,7 @@ def fit(
 ) -> Tensor | None:  # fmt: skip
     """Return the temperatures of a file, float64 [R] from the lowest; rank 0 makes it if it is not there.
 
-    Its pilot is four chains of their own from random structures of the cell of `data`; the rest is as for `pilot`. One
+    Its pilot is eight chains of their own from random structures of the cell of `data`; the rest is as for `pilot`. One
     replica exchanges nothing: None.
     """
     if replicas == 1:

@@ -65,8 +65,8 @@ def _is_sure(net: Any, data: Dataset) -> bool:
     """Return whether a model gives its spread, by what it says of one structure."""
     if not isinstance(net, Sure):
         return False
-    device = next(iter(net.parameters())).device if isinstance(net, torch.nn.Module) else data.centers.device
-    found = net.predict(data.centers[:1].to(device), box=data.box, diameter=data.diameter, batch=1)
+    one = data.centers[:1].to(getattr(net, "output_shift", data.centers).device)
+    found = net.predict(one, box=data.box, diameter=data.diameter, batch=1)
     return bool(found.spread.isfinite().all())
 
 

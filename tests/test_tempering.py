@@ -6,9 +6,10 @@ import math
 import pytest
 import torch
 from test_annealing import equal, lattice_start, run, toy
-from test_scores import Told
+from test_scores import Told, plain
 
 from gpuion.annealing import AnnealResult
+from gpuion.chains import load_state, save_state
 from gpuion.ladders import pilot, spaced
 from gpuion.tempering import exchange, ladder, share
 
@@ -136,8 +137,6 @@ def test_a_group_is_the_same_alone_and_in_any_batch():
 
 
 def test_a_stopped_exchange_goes_on_to_the_same_result(tmp_path):
-    from gpuion.chains import load_state, save_state
-
     start = lattice_start(6, 8, 12, 3)
     setting = {"temperature": torch.tensor([0.01, 0.05, 0.3]), "replicas": 3, "every": 7, "cycles": 4}
     kept = []
@@ -151,8 +150,6 @@ def test_a_stopped_exchange_goes_on_to_the_same_result(tmp_path):
 def test_a_score_that_is_told_of_moves_makes_the_same_exchanges():
     start = lattice_start(6, 8, 12, 3)
     setting = {"temperature": torch.tensor([0.01, 0.3]), "replicas": 2, "every": 5, "diameter": 2.6}
-    from test_scores import plain
-
     assert equal(run(start, score=Told(), **setting), run(start, score=plain, **setting))
 
 
@@ -227,15 +224,15 @@ def test_a_ladder_with_nothing_to_go_by_has_equal_ratios():
 
 @pytest.mark.usefixtures("single_thread")
 def test_a_pilot_measures_spreads_and_its_ladder_exchanges_as_foreseen():
-    """The spread over all states is known: the pilot's is of 64 chains' second halves, 300 steps each.
+    """The spread over all states is known: the pilot's is of 128 chains' last 150 of 300 steps.
 
-    Correlation takes 2 τ / 300 of the variance within a chain, some 13% at τ ≈ 20 steps: 7% of the spread; noise 3%.
+    With a correlation of some 20 steps these are 128 · 4 samples or more: 3% of the spread, times 4.5.
     """
-    start = torch.tensor([[0.25, 0.25, 0.25], [1.25, 1.25, 1.25]]).expand(64, 2, 3)
-    T, spread = pilot(toy, start, box=3.0, diameter=1.0, low=0.3, high=2.0, steps=600, maximize=False, seed=1)
+    start = torch.tensor([[0.25, 0.25, 0.25], [1.25, 1.25, 1.25]]).expand(128, 2, 3)
+    T, spread = pilot(toy, start, box=3.0, diameter=1.0, low=0.3, high=2.0, steps=300, maximize=False, seed=1)
     exact = torch.stack([((p := boltzmann(t, -1)) @ SCORES.square() - (p @ SCORES) ** 2).sqrt() for t in T])
     assert T[[0, -1]].tolist() == pytest.approx([2.0, 0.3])
-    assert torch.allclose(spread, exact, rtol=0.12)
+    assert torch.allclose(spread, exact, rtol=0.14)
     heat, rate = spaced(T, spread, 3)
     shares = tempered(400, 300, heat=heat, every=3, maximize=False).swaps.view(400, 3)[:, :2].mean(0)
     # Energies are not quite normal here: both pairs exchange as often as each other and as foreseen to 0.1.
