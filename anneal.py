@@ -7,7 +7,8 @@ The chains' best structures and others that they visited, uniform in predicted D
 go to the exact solver and into shards: `train.py --data runs/data runs/annealed` learns from both. Stopped,
 the same command goes on from the last whole cycle and shard. summary.json and traces.json say how it went.
 With --score exact the chains go by the exact solver itself: slow, for the last steps of the best ones. The shards
-then hold no predictions.
+then hold no predictions. --objective is after a wanted D*, one axis or even axes; --exchange 6 lets six chains a run
+exchange temperatures instead of cooling.
 """
 
 if __name__ == "__main__":  # before torch, which takes seconds to load: a stop meanwhile is one line, too
