@@ -42,6 +42,7 @@ from gpuion.training import fingerprint
 
 CYCLES = {"max": 50, "min": 100}  # the paper's
 SHARD = 16  # structures labelled between two writes
+PRETRAINED = Path(gpuion.__file__).parent / "pretrained" / "network.pt"  # on structures as in data/study
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class Config:
     """What to anneal and how."""
 
     data: tuple[str, ...] = option((), "folders of labelled structures; the first has the unit of D*")
-    checkpoint: str = option("", "the surrogate, a file of train.py")
+    checkpoint: str = option("", "the surrogate, a file of train.py; the one that comes with gpuion if not given")
     out: Path = option(Path("runs/annealed"), "folder for shards, traces and summary", identity=False)
     objective: str = option("mean", "what of D* to go by", choices=tuple(objectives.DIRECTIONS))
     target: float | None = option(None, "the D* that objective target is after")
@@ -99,8 +100,9 @@ def main() -> None:
     data, net, goals = gpuion.open_dataset(config.data), None, config.goals
     content = {"data": data.fingerprint}
     if config.score == "surrogate":
-        net = gpuion.load_surrogate(config.checkpoint, world.device)
-        check_fit(net.meta, data, config.checkpoint, force=config.force)
+        checkpoint = config.checkpoint or str(PRETRAINED)
+        net = gpuion.load_surrogate(checkpoint, world.device)
+        check_fit(net.meta, data, checkpoint, force=config.force)
         content["checkpoint"] = fingerprint(net)
     members = config.chains * config.exchange
     check_starts(data, members if config.start == "data" else 0)
@@ -131,7 +133,7 @@ def main() -> None:
 
 def check(config: Config) -> None:
     """Refuse what cannot be done before any work."""
-    if not config.data or (config.score == "surrogate" and not config.checkpoint):
+    if not config.data or (config.score == "surrogate" and not config.checkpoint and not PRETRAINED.is_file()):
         raise ConfigError("give --data FOLDER (of simulate.py) and --checkpoint FILE (of train.py)")
     least = {"chains": 1, "relabel": 0, "relabel_min": 0, "batch": 1, "seed": 0, "exchange": 1, "exchange_every": 1}
     for name, number in least.items():

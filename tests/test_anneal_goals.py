@@ -209,6 +209,18 @@ def test_what_cannot_be_is_refused_before_the_folder_is_made(go, tmp_path, flags
     assert not (tmp_path / "out").exists()
 
 
+def test_without_a_checkpoint_the_network_that_comes_with_gpuion_is_taken(go, script, tmp_path, monkeypatch):
+    shipped, asked = tmp_path / "network.pt", []
+    monkeypatch.setattr(script, "PRETRAINED", shipped)
+    monkeypatch.setattr(script.gpuion, "load_surrogate", lambda path, _: asked.append(path) or go.net)
+    with pytest.raises(ConfigError, match="and --checkpoint FILE"):
+        go("--checkpoint", "")
+    assert not (tmp_path / "out").exists()
+    shipped.touch()
+    go("--checkpoint", "", "--maximize", "--cycles", "1")
+    assert asked == [str(shipped)]
+
+
 def test_an_unknown_objective_is_refused_on_the_command_line_and_in_a_file(go, tmp_path, capsys):
     with pytest.raises(SystemExit):
         go("--objective", "best")
