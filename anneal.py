@@ -7,7 +7,8 @@ The chains' best structures and others that they visited, uniform in predicted D
 go to the exact solver and into shards: `train.py --data runs/data runs/annealed` learns from both. Stopped,
 the same command goes on from the last whole cycle and batch of labels. summary.json and traces.json say how it went.
 With --score exact the chains go by the exact solver itself: slow, for the last steps of the best ones. The shards
-then hold no predictions.
+then hold no predictions. --objective is after a wanted D*, one axis or even axes; --exchange 6 lets six chains a run
+exchange temperatures instead of cooling.
 """
 
 if __name__ == "__main__":  # before torch, which takes seconds to load: a stop meanwhile is one line, too
@@ -20,23 +21,28 @@ import time
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 import gpuion
-from gpuion import files, timing, work
-from gpuion.annealing import AnnealResult, anneal, check_settings
+from gpuion import files, ladders, objectives, outcome, timing, work
+from gpuion.annealing import anneal, check_settings
+from gpuion.capacity import check_memory
 from gpuion.chains import load_state, load_states, save_state
 from gpuion.config import option, parse
-from gpuion.dataset import write_shard, write_summary
+from gpuion.dataset import write_shard
 from gpuion.distributed import World, start
 from gpuion.errors import ConfigError, run_script
-from gpuion.relabel import Selection, compare, exact_score, join, relabel, select, surrogate_score, with_prediction
+from gpuion.models import Model
+from gpuion.objectives import Objective
+from gpuion.relabel import Selection, foreseen, join, relabel, score_of, select
 from gpuion.shards import is_whole
-from gpuion.starts import check_fit, check_starts, extreme, starts
-from gpuion.training import fingerprint, metrics
+from gpuion.starts import check_fit, check_goals, check_starts, extreme, starts_of
+from gpuion.training import fingerprint
 
 CYCLES = {"max": 50, "min": 100}  # the paper's
 SHARD = 16  # structures
+PRETRAINED = Path(gpuion.__file__).parent / "pretrained" / "network.pt"  # on structures as in data/study
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,17 +50,25 @@ class Config:
     """What to anneal and how."""
 
     data: tuple[str, ...] = option((), "folders of labelled structures; the first has the unit of D*")
-    checkpoint: str = option("", "the surrogate, a file of train.py")
+    checkpoint: str = option("", "the surrogate, a file of train.py; the one that comes with gpuion if not given")
     out: Path = option(Path("runs/annealed"), "folder for shards, traces and summary", identity=False)
+    objective: str = option("mean", "what of D* to go by", choices=tuple(objectives.DIRECTIONS))
+    target: float | None = option(None, "the D* that objective target is after")
+    caution: float = option(0.0, "standard deviations by which a prediction counts as worse than it says")
     direction: str = option("both", "anneal this way only", flags={"--maximize": "max", "--minimize": "min"})
     chains: int = option(10, "independent runs a direction")
     cycles: int | None = option(None, "cycles of falling temperature; 50 up and 100 down if not given")
     steps: int = option(2500, "moves proposed a cycle and chain")
-    temperature: float = option(9.8e-3, "temperature of the first cycle, in units of D*")
+    temperature: float = option(9.8e-3, "temperature of the first cycle, in units of the objective")
     cooling: float = option(0.9, "factor on the temperature from cycle to cycle")
+    exchange: int = option(1, "chains of each run, at temperatures that they exchange instead of cooling; 1: none")
+    exchange_every: int = option(10, "steps between two exchanges")
     score: str = option("surrogate", "what to anneal on: surrogate or exact solve", choices=("surrogate", "exact"))
-    start: str = option("random", "fresh random structures, or the data's extremes", choices=("random", "data"))
-    relabel: int = option(200, "visited structures a direction to label besides the chains' best")
+    start: str = option(
+        "random", "fresh random structures, the data's best ones, or fresh ones led along the gradient of D",
+        choices=("random", "data", "ascent"),
+    )  # fmt: skip
+    relabel: int = option(200, "visited structures a direction to label besides the runs' best")
     relabel_min: int | None = option(None, "the same downwards, if it is another number")
     samples: int = option(25, "visited structures kept a cycle and chain, to choose from")
     tolerance: float = option(1e-3, "relative error of the exact labels")
@@ -64,10 +78,18 @@ class Config:
     device: str = option("auto", "auto, cpu or cuda", identity=False)
 
     @property
-    def directions(self) -> dict[str, int]:
-        """The directions to go and their numbers of cycles."""
-        go = CYCLES if self.direction == "both" else {self.direction: CYCLES[self.direction]}
-        return {d: cycles if self.cycles is None else self.cycles for d, cycles in go.items()}
+    def goals(self) -> dict[str, Objective]:
+        """The directions to go and the objective of each."""
+        return objectives.goals(self.objective, self.direction, self.target, self.caution)
+
+    def cycles_of(self, direction: str) -> int:
+        """Return the number of cycles in a direction."""
+        return CYCLES[direction] if self.cycles is None else self.cycles
+
+    def ids(self, world: World, direction: str) -> Tensor:
+        """Return this rank's chain ids: even ones go up and odd ones down, so that they share no draws."""
+        runs = torch.arange(self.chains, device=world.device)[world.rank :: world.size, None] * self.exchange
+        return 2 * (runs + torch.arange(self.exchange, device=world.device)).flatten() + (direction == "min")
 
 
 def main() -> None:
@@ -75,72 +97,85 @@ def main() -> None:
     config = parse(Config, Path(__file__).parent, __doc__ or "")
     check(config)
     world = start(config.device)
-    data, net = gpuion.open_dataset(config.data), None
+    data, net, goals = gpuion.open_dataset(config.data), None, config.goals
     content = {"data": data.fingerprint}
     if config.score == "surrogate":
-        net = gpuion.load_surrogate(config.checkpoint, world.device)
-        check_fit(net.meta, data, config.checkpoint, force=config.force)
+        checkpoint = config.checkpoint or str(PRETRAINED)
+        net = gpuion.load_surrogate(checkpoint, world.device)
+        check_fit(net.meta, data, checkpoint, force=config.force)
         content["checkpoint"] = fingerprint(net)
-    check_starts(data, config.chains if config.start == "data" else 0)
+    members = config.chains * config.exchange
+    check_starts(data, members if config.start == "data" else 0)
+    check_goals(goals, data, net)
+    kept = {d: config.cycles_of(d) * min(config.samples, config.steps) for d in goals}
+    check_memory(members, data.centers.shape[1], kept, world.size, world.device)
     files.claim_folder(config.out, "anneal", config, world, content)
-    for direction in config.directions:
+    for d, goal in goals.items():
         began = time.perf_counter()
-        count = run(config, world, data, net, direction)
-        timing.tell(config.out, direction, count=count, unit="proposals", began=began, world=world)
-    results = {d: load_states(config.out.glob(f"state-{d}-*.pt")) for d in config.directions}
+        count = run(config, world, data, net, goal)
+        timing.tell(config.out, d, count=count, unit="proposals", began=began, world=world)
+    results = {d: load_states(config.out.glob(f"state-{d}-*.pt")) for d in goals}
+    known = {d: extreme(data, maximize=goal.maximize, objective=goal) for d, goal in goals.items()}
     wanted = {"max": config.relabel, "min": config.relabel if config.relabel_min is None else config.relabel_min}
     chosen = [
-        select(result, wanted[d], limit=extreme(data, maximize=d == "max"), maximize=d == "max", seed=config.seed)
-        for d, result in results.items()
-    ]
-    selection = join(chosen)
-    if net is None:  # the scores are the exact solver's, no network's
-        selection = dataclasses.replace(selection, predicted=torch.full_like(selection.predicted, torch.nan))
+        select(
+            results[d], wanted[d], limit=known[d], maximize=goal.maximize, seed=config.seed, family=goal.family,
+            replicas=config.exchange,
+        ) for d, goal in goals.items()
+    ]  # fmt: skip
     began = time.perf_counter()
-    count = write_labels(config, world, data, selection)
+    count = write_labels(config, world, data, foreseen(join(chosen), net, goal, data, config.batch, world.device))
     timing.tell(config.out, "label", count=count, unit="structures", began=began, world=world)
     if world.is_main:
-        report(config, data, results)
+        outcome.report(config.out, results, goals, known)
     world.close()
 
 
 def check(config: Config) -> None:
     """Refuse what cannot be done before any work."""
-    if not config.data or (config.score == "surrogate" and not config.checkpoint):
+    if not config.data or (config.score == "surrogate" and not config.checkpoint and not PRETRAINED.is_file()):
         raise ConfigError("give --data FOLDER (of simulate.py) and --checkpoint FILE (of train.py)")
-    for name, least in {"chains": 1, "relabel": 0, "relabel_min": 0, "batch": 1, "seed": 0}.items():
-        if getattr(config, name) is not None and getattr(config, name) < least:
-            raise ConfigError(f"{name} must be at least {least}, got {getattr(config, name)}")
+    least = {"chains": 1, "relabel": 0, "relabel_min": 0, "batch": 1, "seed": 0, "exchange": 1, "exchange_every": 1}
+    for name, number in least.items():
+        if getattr(config, name) is not None and getattr(config, name) < number:
+            raise ConfigError(f"{name} must be at least {number}, got {getattr(config, name)}")
     if not 0 < config.tolerance < 1:
         raise ConfigError(f"tolerance must lie between 0 and 1, got {config.tolerance}")
-    if config.direction not in {"both", *CYCLES} or config.start not in {"random", "data"}:
-        raise ConfigError(f"direction {config.direction!r} or start {config.start!r} is unknown; see --help")
-    for cycles in config.directions.values():
+    if config.start not in {"random", "data", "ascent"}:
+        raise ConfigError(f"start {config.start!r} is unknown; see --help")
+    for d in config.goals:
+        cycles = config.cycles_of(d)
         check_settings(cycles, config.steps, config.samples, config.temperature, config.cooling)
+        if config.exchange > 1 and (cycles == 1 or config.cooling == 1):
+            raise ConfigError("exchange spans the temperatures of a cooling: give cycles above 1 and cooling below 1")
 
 
-def run(config: Config, world: World, data: gpuion.Dataset, net: gpuion.Surrogate | None, direction: str) -> int:
+def run(config: Config, world: World, data: gpuion.Dataset, net: Model | None, goal: Objective) -> int:
     """Anneal this rank's chains in a direction; leave their state in files and return the proposals made."""
-    path = config.out / f"state-{direction}-{world.rank}of{world.size}.pt"
+    d, mine = goal.direction, f"{goal.direction}-{world.rank}of{world.size}.pt"
     for other in config.out.glob("state-*.pt"):
         if not other.stem.endswith(f"of{world.size}"):
             raise ConfigError(f"{other} is of another number of processes; start as many again to go on")
-    # Even ids go up and odd ones down, so that the two directions share no draws.
-    ids = 2 * torch.arange(config.chains, device=world.device)[world.rank :: world.size] + (direction == "min")
+    score, cycles = score_of(net, data, goal, config.batch, config.tolerance), config.cycles_of(d)
+    heat = ladders.fit(  # between the first and the last temperature of a cooling
+        config.out / f"ladder-{d}.json", score, data, goal, world, replicas=config.exchange, high=config.temperature,
+        low=config.temperature * config.cooling ** (cycles - 1), steps=max(50, config.steps // 20), seed=config.seed,
+    )  # fmt: skip
+    ids, path = config.ids(world, d), config.out / f"state-{mine}"
     if not len(ids):
         return 0  # more processes than chains
     state = load_state(path, world.device) if path.exists() else None
-    done, cycles = 0 if state is None else state.cycles, config.directions[direction]
-    score = exact_score(data, config.tolerance) if net is None else surrogate_score(net, data, config.batch)
-    first = starts(data, ids, config.start, maximize=direction == "max", seed=config.seed)
+    done = 0 if state is None else state.cycles
+    first = starts_of(config.out / f"start-{mine}", data, ids, config.start, goal, seed=config.seed, net=net)
     proposals = config.steps * len(ids)
     with tqdm(
-        total=cycles * proposals, initial=done * proposals, desc=direction, unit=" proposals",
-        unit_scale=True, disable=None if world.is_main else True,
+        total=cycles * proposals, initial=done * proposals, desc=d, unit=" proposals", unit_scale=True,
+        disable=None if world.is_main else True,
     ) as bar:  # fmt: skip
         anneal(
-            score, first, box=data.box, diameter=data.diameter, cycles=cycles, steps=config.steps,
-            maximize=direction == "max", temperature=config.temperature, cooling=config.cooling, seed=config.seed,
+            score, first, box=data.box, diameter=data.diameter, cycles=cycles, steps=config.steps, seed=config.seed,
+            maximize=goal.maximize, temperature=config.temperature if heat is None else heat,
+            cooling=config.cooling if heat is None else 1.0, replicas=config.exchange, every=config.exchange_every,
             ids=ids, samples=config.samples, state=state, progress=bar.update,
             save=lambda state: save_state(path, state, first=state.cycles - 1),
         )  # fmt: skip
@@ -159,39 +194,6 @@ def write_labels(config: Config, world: World, data: gpuion.Dataset, chosen: Sel
             write_shard(path, found, seed=config.seed, config=made_as)
         work.drop(path)
     return sum(made)
-
-
-def report(config: Config, data: gpuion.Dataset, results: dict[str, AnnealResult]) -> None:
-    """Write dataset.json, traces.json and summary.json; print what was found."""
-    found = gpuion.open_dataset(sorted(config.out.glob("shard-*.h5")))
-    write_summary(config.out, found)
-    summary = {"all": {"structures": len(found), **errors(found)}}
-    for d in results:
-        part = found.subset(torch.from_numpy(found.family == f"annealed-{d}"))
-        numbers = compare(part, extreme(data, maximize=d == "max"), maximize=d == "max")
-        summary[d] = {**numbers, "structures": len(part), **errors(part)}
-        line = "best predicted D* {predicted:.4f}, exact {exact:.4f}; " if "predicted" in numbers else ""
-        print(f"{d}: {line}best exact D* {{best:.4f}}, {{ratio:.3f}} of the data's {{data:.4f}}".format(**numbers))
-    names = ("ids", "trace", "best_trace", "acceptance")
-    traces = {d: {k: getattr(r, k).tolist() for k in names} for d, r in results.items()}
-    files.write_json(config.out / "traces.json", traces)
-    files.write_json(config.out / "summary.json", summary)
-    if "mape" in summary["all"]:
-        ways = ", ".join(f"{d} {summary[d]['r']:.4f}" for d in results)
-        line = "{structures} annealed structures: MAPE {mape:.2f}%, R {r:.4f}".format(**summary["all"])
-        print(f"{line} ({ways})")
-    else:
-        print(f"{len(found)} annealed structures, by the exact solver")
-    if found.converged is not None and not bool(found.converged.all()):
-        print(f"{int((~found.converged).sum())} exact solves did not settle; see `converged` in the shards")
-
-
-def errors(found: gpuion.Dataset) -> dict[str, float]:
-    """Return MSE, MAPE and R of what the surrogate predicted, nothing if it predicted nothing."""
-    foreseen = with_prediction(found)
-    if foreseen is None or foreseen.predicted is None:
-        return {}
-    return metrics(foreseen.predicted, foreseen.d_star)
 
 
 if __name__ == "__main__":

@@ -59,6 +59,8 @@ _HOME = {
     "load_surrogate": "training",
     "AnnealResult": "annealing",
     "anneal": "annealing",
+    "Objective": "objectives",
+    "aim": "objectives",
 }
 
 __all__ = [*_HOME, "__version__"]  # noqa: PLE0604, all strings

@@ -4,8 +4,9 @@ Legend: C chains, N particles, T steps drawn at once, S visited structures a cha
 """
 
 import dataclasses
-import math
+import itertools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,8 +14,9 @@ from torch import Tensor
 from gpuion.chains import AnnealResult
 from gpuion.kernels.reference import Stream, philox, pick, uniform
 from gpuion.medium import check_centers
-
-Score = Callable[[Tensor], Tensor]
+from gpuion.moves import Space, check_apart, check_ids, check_settings, overlaps, position, split
+from gpuion.scores import IncrementalScore, Score, Whole, check_finite, checked, incremental
+from gpuion.tempering import Ladder, exchange, first_rungs, ladder, share
 
 _DRAWN = 64  # steps drawn together; one by one, a step of 16 chains takes 1.3 ms instead of 0.5 on a CPU
 
@@ -26,21 +28,24 @@ class _Chains:
     cell: Tensor
     centers: Tensor
     score: Tensor
+    memory: Any  # the score's own
     best_centers: Tensor
     best_score: Tensor
     accepted: Tensor
     finite: Tensor
+    heat: Tensor
+    rung: Tensor
+    swapped: Tensor
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Rules:
     """What does not change from cycle to cycle."""
 
-    score: Score
-    fraction: Tensor
-    box: float
-    last: float  # the highest float32 coordinate
-    diameter: float
+    score: IncrementalScore
+    space: Space
+    ids: Tensor
+    rungs: Ladder
     sign: float
     steps: int
     samples: int
@@ -50,8 +55,9 @@ class _Rules:
 
 def anneal(
     score: Score, centers: Tensor, *, box: float, diameter: float, cycles: int, steps: int,
-    maximize: bool = True, temperature: float = 9.8e-3, cooling: float = 0.9, seed: int = 0,
-    ids: Tensor | None = None, samples: int = 25, state: AnnealResult | None = None,
+    maximize: bool = True, temperature: float | Tensor = 9.8e-3, cooling: float = 0.9, seed: int = 0,
+    ids: Tensor | None = None, samples: int = 25, replicas: int = 1, every: int = 10,
+    state: AnnealResult | None = None,
     progress: Callable[[int], None] | None = None, save: Callable[[AnnealResult], None] | None = None,
 ) -> AnnealResult:  # fmt: skip
     """Move hard spheres by simulated annealing: p = min(1, exp(± (s_new − s_old) / T_k)).
@@ -63,8 +69,9 @@ def anneal(
 
     Parameters
     ----------
-    score : callable
-        Maps centres float32 [C, N, 3] to finite scores [C], for example a surrogate's D*.
+    score : callable or IncrementalScore
+        Maps centres float32 [C, N, 3] to finite scores [C], for example a surrogate's D*; one made an `Each` is
+        spared the structures that a move does not change. Or an object that is told of the moves.
     centers : float [C, N, 3]
         Structures to start from, voxels, without overlaps.
     box, diameter : float
@@ -73,14 +80,19 @@ def anneal(
         Cycles in all (those of `state` included), and proposals a cycle and chain.
     maximize : bool
         Towards higher scores; else towards lower ones.
-    temperature, cooling : float
-        T_1, in units of the score, and the factor from cycle to cycle, at most 1.
+    temperature : float, or float [C] or [replicas]
+        T_1, in units of the score; of all chains, of each, or of the replicas of each group.
+    cooling : float
+        Factor on temperatures from cycle to cycle, at most 1.
     seed : int
         Seed of the moves.
     ids : int64 [C], optional
         Chain ids in [0, 2³²); 0 … C−1 if not given.
     samples : int
         Current structures to keep a cycle and chain, at regular steps, one a step at most; 12 N bytes each.
+    replicas, every : int
+        Chains in a row that exchange temperatures among them (`gpuion.tempering.exchange`), and after how many steps;
+        with 1 none do. A group is the same alone and among others.
     state : AnnealResult, optional
         An earlier result of the same call to go on from.
     progress, save : callable, optional
@@ -103,37 +115,42 @@ def anneal(
     maximise and 100 to minimise.
     """
     check_settings(cycles, steps, samples, temperature, cooling)
-    cell, fraction = _split(check_centers(centers, box, diameter), box)
-    ids = _check_ids(ids, cell)
+    space, cell = split(check_centers(centers, box, diameter), box, diameter)
+    ids = check_ids(ids, cell)
     rules = _Rules(
-        score=score, fraction=fraction, box=float(box), diameter=diameter, sign=1.0 if maximize else -1.0,
-        last=float(torch.nextafter(torch.tensor(float(box)), torch.tensor(0.0))),
-        steps=steps, samples=min(samples, steps), seed=seed, progress=progress,
+        score=incremental(score), space=space, sign=1.0 if maximize else -1.0, steps=steps,
+        samples=min(samples, steps), seed=seed, progress=progress, ids=ids,
+        rungs=ladder(temperature, ids, replicas, every),
     )  # fmt: skip
     with torch.no_grad():
-        state = _start(rules, cell, ids) if state is None else _check_state(state, rules, ids, cycles)
+        state = _start(rules, cell) if state is None else _check_state(state, rules, cycles)
         for cycle in range(state.cycles, cycles):
-            state = _cycle(rules, state, temperature * cooling**cycle)
+            state = _cycle(rules, state, rules.rungs.cooled(cooling**cycle))
             if save is not None:
                 save(state)
     return state
 
 
-def _cycle(rules: _Rules, state: AnnealResult, heat: float) -> AnnealResult:
-    """Return the state after one more cycle at temperature `heat`."""
-    steps, parts = rules.steps, max(rules.samples, 1)
+def _cycle(rules: _Rules, state: AnnealResult, rungs: Ladder) -> AnnealResult:
+    """Return the state after one more cycle at the temperatures `rungs`."""
+    steps, parts = range(state.cycles * rules.steps, (state.cycles + 1) * rules.steps), max(rules.samples, 1)
+    score, memory = _begin(rules, state)
+    rung = state.rung[:, -1] if state.cycles else first_rungs(state.ids, rungs.replicas)
     chains = _Chains(
-        cell=state.cell, centers=state.centers, score=state.score, best_centers=state.best_centers,
+        cell=state.cell, centers=state.centers, score=score, memory=memory, best_centers=state.best_centers,
         best_score=state.best_score, accepted=torch.zeros_like(state.ids),
-        finite=torch.ones_like(state.ids, dtype=torch.bool),
+        finite=torch.ones_like(state.ids, dtype=torch.bool), heat=rungs.heat(rung), rung=rung,
+        swapped=torch.zeros_like(state.ids),
     )  # fmt: skip
     visited, scores = [state.visited], [state.visited_score]
-    moves = _moves(rules, state.ids, range(state.cycles * steps, (state.cycles + 1) * steps))
+    moves = zip(steps, _moves(rules, steps), strict=True)
     for part in range(parts):
-        count = (part + 1) * steps // parts - part * steps // parts
-        for _ in range(count):
-            chains = _step(rules, chains, heat, next(moves))
-        _check_finite(chains.finite)  # here, because looking at it makes the host wait for the device
+        count = (part + 1) * rules.steps // parts - part * rules.steps // parts
+        for step, move in itertools.islice(moves, count):
+            chains = _step(rules, chains, move)
+            if rungs.is_due(step):
+                chains = _exchange(rules, chains, rungs, step // rungs.every)
+        check_finite(chains.finite)  # here, because looking at it makes the host wait for the device
         if rules.samples:
             visited.append(chains.centers[:, None])
             scores.append(chains.score[:, None])
@@ -143,141 +160,101 @@ def _cycle(rules: _Rules, state: AnnealResult, heat: float) -> AnnealResult:
         state, best_centers=chains.best_centers, best_score=chains.best_score,
         trace=torch.cat([state.trace, chains.score[:, None]], 1),
         best_trace=torch.cat([state.best_trace, chains.best_score[:, None]], 1),
-        acceptance=torch.cat([state.acceptance, chains.accepted[:, None].double() / steps], 1),
+        acceptance=torch.cat([state.acceptance, chains.accepted[:, None].double() / rules.steps], 1),
+        rung=torch.cat([state.rung, chains.rung[:, None]], 1),
+        swaps=torch.cat([state.swaps, share(chains.swapped, steps, rungs)[:, None]], 1),
         visited=torch.cat(visited, 1), visited_score=torch.cat(scores, 1),
         centers=chains.centers, score=chains.score, cell=chains.cell,
     )  # fmt: skip
 
 
-def _step(rules: _Rules, now: _Chains, heat: float, move: tuple[Tensor, Tensor, Tensor]) -> _Chains:
+def _begin(rules: _Rules, state: AnnealResult) -> tuple[Tensor, Any]:
+    """Return the scores and what the score keeps of the chains, made anew: a stop between cycles changes nothing."""
+    if isinstance(rules.score, Whole):
+        return state.score, (state.centers, state.score)
+    value, memory = rules.score.start(state.centers)
+    return checked(value, len(state.ids)), memory
+
+
+def _step(rules: _Rules, now: _Chains, move: tuple[Tensor, Tensor, Tensor]) -> _Chains:
     """Propose to move one sphere [C, 1, 3] by a shift [C, 1, 3]; accept where log u ≤ gain / T."""
     sphere, shift, log_draw = move
-    moved = torch.remainder(now.cell.gather(1, sphere) + shift, int(rules.box))
-    position = _position(rules.fraction.gather(1, sphere), moved, rules.last)
-    trial = now.centers.scatter(1, sphere, position)
-    score = _scored(rules.score, trial)
+    moved = torch.remainder(now.cell.gather(1, sphere) + shift, int(rules.space.box))
+    there = position(rules.space.fraction.gather(1, sphere), moved, rules.space)
+    free = ~overlaps(now.centers, sphere[..., 0], there, rules.space)
+    there = torch.where(free[:, None, None], there, now.centers.gather(1, sphere))
+    trial = now.centers.scatter(1, sphere, there)
+    value, memory = rules.score.propose(now.memory, sphere[:, 0, 0], there[:, 0], trial)
+    score = checked(value, len(trial))
     gain = rules.sign * (score - now.score)
-    accept = (gain >= heat * log_draw) & ~_overlaps(trial, sphere[..., 0], position, rules)
+    accept = (gain >= now.heat * log_draw) & free
     better = accept & (rules.sign * (score - now.best_score) > 0)
-    here, there = accept[:, None, None], better[:, None, None]
-    centers = torch.where(here, trial, now.centers)
+    at, best = accept[:, None, None], better[:, None, None]
+    centers = torch.where(at, trial, now.centers)
     return _Chains(
-        cell=torch.where(here, now.cell.scatter(1, sphere, moved), now.cell),
+        cell=torch.where(at, now.cell.scatter(1, sphere, moved), now.cell),
         centers=centers,
         score=torch.where(accept, score, now.score),
-        best_centers=torch.where(there, centers, now.best_centers),
+        memory=rules.score.accept(now.memory, memory, accept),
+        best_centers=torch.where(best, centers, now.best_centers),
         best_score=torch.where(better, score, now.best_score),
         accepted=now.accepted + accept,
-        finite=now.finite & score.isfinite(),
+        finite=now.finite & (score.isfinite() | ~free),
+        heat=now.heat,
+        rung=now.rung,
+        swapped=now.swapped,
     )
 
 
-def _moves(rules: _Rules, ids: Tensor, steps: range) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _exchange(rules: _Rules, now: _Chains, rungs: Ladder, turn: int) -> _Chains:
+    """Let temperatures change hands."""
+    rung, swapped = exchange(-rules.sign * now.score, now.rung, turn, rules.ids, rungs, rules.seed)
+    return dataclasses.replace(now, heat=rungs.heat(rung), rung=rung, swapped=now.swapped + swapped)
+
+
+def _moves(rules: _Rules, steps: range) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield for each step the sphere and its shift, int64 [C, 1, 3] each, and log u, float64 [C]."""
-    N = rules.fraction.shape[1]
-    C, device = len(ids), ids.device
+    N = rules.space.fraction.shape[1]
+    C, device = len(rules.ids), rules.ids.device
     axes = torch.eye(3, dtype=torch.int64, device=device)
     shifts = torch.cat([axes, -axes])
     for first in range(steps.start, steps.stop, _DRAWN):
         number = torch.arange(first, min(first + _DRAWN, steps.stop), device=device)[:, None]  # [T, 1]
-        words = philox(rules.seed, number, 0, ids, Stream.MOVE)  # four of [T, C]
+        words = philox(rules.seed, number, 0, rules.ids, Stream.MOVE)  # four of [T, C]
         spheres = pick(words[0], N)[:, :, None, None].expand(-1, C, 1, 3)
         shift = shifts[pick(words[1], 6)][:, :, None]
         log_draws = (uniform(words[2]) + uniform(words[3]) * 2.0**-32).log()
         yield from zip(spheres, shift, log_draws, strict=True)
 
 
-def _split(centers: Tensor, box: float) -> tuple[Tensor, Tensor]:
-    """Return the whole and the fractional part of float32 coordinates, int64 and float32 [C, N, 3]."""
-    if box != round(box):
-        raise ValueError(f"box must be a whole number of voxels, the length of a move, got {box}")
-    centers = centers.float()
-    whole = centers.floor()
-    return whole.long().remainder(round(box)), centers - whole  # the difference is exact
-
-
-def _position(fraction: Tensor, cell: Tensor, last: float) -> Tensor:
-    """Return float32 centres: the sum, or the last number before box where it would round up to box."""
-    return (fraction.double() + cell).float().clamp(max=last)
-
-
-def _overlaps(centers: Tensor, sphere: Tensor, position: Tensor, rules: _Rules) -> Tensor:
-    """Return whether a chain's `sphere` [C, 1] at `position` [C, 1, 3] overlaps another one, bool [C]."""
-    apart = (centers.double() - position.double()).abs()
-    x, y, z = torch.minimum(apart, rules.box - apart).square().unbind(-1)
-    return (x + y + z).scatter(1, sphere, math.inf).lt(rules.diameter**2).any(1)
-
-
-def _scored(score: Score, centers: Tensor) -> Tensor:
-    """Return the scores of structures, float64 [C]."""
-    value = score(centers)
-    if not isinstance(value, Tensor) or value.shape != centers.shape[:1] or value.is_complex():
-        found = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"score must return one number a chain, a tensor of shape [{len(centers)}], got {found}")
-    return value.double()
-
-
-def _check_finite(finite: Tensor) -> None:
-    if not bool(finite.all()):
-        broken = (~finite).nonzero()[:, 0].tolist()
-        raise ValueError(f"score returned NaN or infinity for chains {broken[:8]}; it must be finite everywhere")
-
-
-def _start(rules: _Rules, cell: Tensor, ids: Tensor) -> AnnealResult:
+def _start(rules: _Rules, cell: Tensor) -> AnnealResult:
     """Return the state before the first cycle."""
     C, N, _ = cell.shape
-    centers = _position(rules.fraction, cell, rules.last)
-    for i in range(N):
-        sphere = torch.full((C, 1), i, device=cell.device)
-        overlap = _overlaps(centers, sphere, centers[:, i : i + 1], rules)
-        if bool(overlap.any()):
-            raise ValueError(
-                f"spheres of diameter {rules.diameter} overlap in the start structure of chain "
-                f"{int(ids[overlap][0])} (sphere {i}); anneal only moves spheres that do not"
-            )
-    score = _scored(rules.score, centers)
-    _check_finite(score.isfinite())
+    centers = position(rules.space.fraction, cell, rules.space)
+    check_apart(centers, rules.ids, rules.space)
+    score = checked(rules.score.start(centers)[0], C)
+    check_finite(score.isfinite())
     none = score.new_empty(C, 0)
     return AnnealResult(
-        best_centers=centers, best_score=score, trace=none, best_trace=none, acceptance=none,
-        visited=centers.new_empty(C, 0, N, 3), visited_score=none, centers=centers, score=score, ids=ids,
-        fraction=rules.fraction, cell=cell,
+        best_centers=centers, best_score=score, trace=none, best_trace=none, acceptance=none, swaps=none,
+        rung=none.long(), visited=centers.new_empty(C, 0, N, 3), visited_score=none, centers=centers, score=score,
+        ids=rules.ids,
+        fraction=rules.space.fraction, cell=cell,
     )  # fmt: skip
 
 
-def _check_state(state: AnnealResult, rules: _Rules, ids: Tensor, cycles: int) -> AnnealResult:
+def _check_state(state: AnnealResult, rules: _Rules, cycles: int) -> AnnealResult:
     """Return the state if it can be one of this run."""
-    if not (torch.equal(state.ids, ids) and torch.equal(state.fraction, rules.fraction)):
+    if not (torch.equal(state.ids, rules.ids) and torch.equal(state.fraction, rules.space.fraction)):
         raise ValueError("the state to go on from has other chain ids or start structures than those given")
     if state.cycles > cycles or state.visited.shape[1] != state.cycles * rules.samples:
         raise ValueError(
             f"the state to go on from has {state.cycles} cycles and {state.visited.shape[1]} visited "
             f"structures a chain; that does not fit cycles = {cycles}, samples = {rules.samples}"
         )
+    R = rules.rungs.replicas
+    if state.cycles and bool(
+        (state.rung[:, -1].view(-1, R).sort(1).values != torch.arange(R, device=state.rung.device)).any()
+    ):
+        raise ValueError(f"the state to go on from has other groups of chains than replicas = {R} makes")
     return state
-
-
-def _check_ids(ids: Tensor | None, cell: Tensor) -> Tensor:
-    C, N, _ = cell.shape
-    if C < 1 or N < 1:
-        raise ValueError(f"centers must hold at least one chain and one sphere, got {list(cell.shape)}")
-    if ids is None:
-        return torch.arange(C, device=cell.device)
-    ids = torch.as_tensor(ids, device=cell.device)
-    if ids.shape != (C,) or ids.dtype.is_floating_point or int(ids.min()) < 0 or int(ids.max()) >= 2**32:
-        raise ValueError(f"ids must be {C} integers in [0, 2³²), one a chain, got {ids.dtype} {list(ids.shape)}")
-    return ids.long()
-
-
-def check_settings(cycles: int, steps: int, samples: int, temperature: float, cooling: float) -> None:
-    """Raise ValueError for settings that `anneal` cannot use."""
-    if cycles < 1 or steps < 1:
-        raise ValueError(f"cycles and steps must be at least 1, got {cycles} and {steps}")
-    if cycles * steps > 2**32:
-        raise ValueError(f"cycles · steps must be at most 2³², the length of a random sequence, got {cycles * steps}")
-    if samples < 0:
-        raise ValueError(f"samples must not be negative, got {samples}")
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise ValueError(f"temperature must be positive, got {temperature}")
-    if not 0 < cooling <= 1:
-        raise ValueError(f"cooling must lie in (0, 1], got {cooling}")

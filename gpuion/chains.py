@@ -32,6 +32,10 @@ class AnnealResult:
         Score of the current and of the best structure at the end of each cycle.
     acceptance : float64 [C, cycles]
         Share of a cycle's proposals that were accepted.
+    rung : int64 [C, cycles]
+        Of chains that exchange temperatures, which of its group's each was at as a cycle ended, counted from 0.
+    swaps : float64 [C, cycles]
+        In place r of a group, the share of a cycle's attempts in which its temperatures r and r + 1 changed hands.
     visited : float32 [C, S, N, 3]
         Current structures at regular steps, S = cycles · samples.
     visited_score : float64 [C, S]
@@ -49,6 +53,8 @@ class AnnealResult:
     trace: Tensor
     best_trace: Tensor
     acceptance: Tensor
+    rung: Tensor
+    swaps: Tensor
     visited: Tensor
     visited_score: Tensor
     centers: Tensor

@@ -45,7 +45,7 @@ class Dataset:
     id : int64 [n]
         Structure number.
     family : numpy array of str [n]
-        random, chained, gapped, annealed-max or annealed-min.
+        random, chained, gapped, annealed-max, annealed-min, or annealed- and another objective of anneal.py.
     distance : float64 [n, 2]
         Range of a chained sphere to its parent; NaN if not chained.
     gap : float64 [n]

@@ -1,6 +1,7 @@
 """What annealing goes by, which of the structures that it met are worth an exact label, and that label.
 
-Legend: C chains, S visited structures a chain, M structures to choose from, n chosen ones, N particles.
+Legend: C chains, G groups of them, S visited structures a chain, M structures to choose from, n chosen ones,
+N particles.
 """
 
 import dataclasses
@@ -17,7 +18,9 @@ from gpuion.dataset import Dataset
 from gpuion.kernels.reference import Stream, philox
 from gpuion.labeling import Labels, label
 from gpuion.models import Model
+from gpuion.objectives import Objective, aim
 from gpuion.predictor import Predictor
+from gpuion.scores import Each, Score, Sure
 from gpuion.voxels import voxelize
 
 _BINS = 32  # of pick_uniform
@@ -29,7 +32,7 @@ class Selection:
     """Structures chosen from an annealing: the chains' best ones first, in the order of the chains.
 
     `centers` float32 [n, N, 3], `predicted` score float64 [n] (NaN where no surrogate made it), `chain` id and
-    `cycle` (from 0) int64 [n], `family` str [n]: annealed-max or annealed-min.
+    `cycle` (from 0) int64 [n], `family` str [n]: annealed-max, annealed-min, or annealed- and another objective.
     """
 
     family: np.ndarray
@@ -39,8 +42,17 @@ class Selection:
     cycle: Tensor
 
 
-def select(result: AnnealResult, count: int, *, limit: float, maximize: bool, seed: int = 0) -> Selection:
-    """Return the chains' best structures and up to `count` others that they visited.
+def select(
+    result: AnnealResult,
+    count: int,
+    *,
+    limit: float,
+    maximize: bool,
+    seed: int = 0,
+    replicas: int = 1,
+    family: str = "",
+) -> Selection:
+    """Return the chains' best structures, or those of groups of chains, and up to `count` others that they visited.
 
     Those visited are spread evenly over the scores beyond `limit`. Where fewer lie there, the most extreme of
     the rest follow. A structure that a chain recorded twice in a row, or that is its best one, counts once.
@@ -57,6 +69,10 @@ def select(result: AnnealResult, count: int, *, limit: float, maximize: bool, se
         The direction of the annealing.
     seed : int
         Seed of the choice.
+    replicas : int
+        Chains a group.
+    family : str
+        What the families' name ends with; max or min if not given.
     """
     sign = 1.0 if maximize else -1.0
     chain, slot = _candidates(result).nonzero(as_tuple=True)
@@ -70,14 +86,22 @@ def select(result: AnnealResult, count: int, *, limit: float, maximize: bool, se
     missing = min(count, len(gain)) - len(picked)
     picked = torch.cat([picked, order[:missing]])
     chain, slot = chain[picked], slot[picked]
-    reached = (result.best_trace == result.best_score[:, None]).int().argmax(1)
+    best = winners(result, replicas, maximize=maximize)
+    reached = (result.best_trace == result.best_score[:, None]).int().argmax(1)[best]
     return Selection(
-        family=np.full(len(reached) + len(picked), "annealed-max" if maximize else "annealed-min"),
-        centers=torch.cat([result.best_centers, result.visited[chain, slot]]),
-        predicted=torch.cat([result.best_score, result.visited_score[chain, slot]]),
-        chain=torch.cat([result.ids, result.ids[chain]]),
+        family=np.full(len(best) + len(picked), f"annealed-{family or ('max' if maximize else 'min')}"),
+        centers=torch.cat([result.best_centers[best], result.visited[chain, slot]]),
+        predicted=torch.cat([result.best_score[best], result.visited_score[chain, slot]]),
+        chain=torch.cat([result.ids[best], result.ids[chain]]),
         cycle=torch.cat([reached, result.visited_cycle[slot]]),
     )
+
+
+def winners(result: AnnealResult, replicas: int, *, maximize: bool) -> Tensor:
+    """Return which chain of each group met the best structure, int64 [G]."""
+    score = result.best_score.view(-1, replicas)
+    first = torch.arange(0, len(result.ids), replicas, device=score.device)
+    return first + (score if maximize else -score).argmax(1)
 
 
 def join(parts: Sequence[Selection]) -> Selection:
@@ -89,14 +113,31 @@ def join(parts: Sequence[Selection]) -> Selection:
     )
 
 
-def surrogate_score(net: Model, like: Dataset, batch: int) -> Callable[[Tensor], Tensor]:
-    """Return a score centers [C, N, 3] → D* [C] of a model.
+def surrogate_score(
+    net: Model, like: Dataset, batch: int, *, per_axis: bool = False, doubt: bool = False
+) -> Each:  # fmt: skip
+    """Return a score centers [C, N, 3] → D* [C] of a model, or [C, 3] along the axes.
 
     A structure's D* has the same bits wherever it stands: a network on images is always given whole batches, of one
     size, and on a CPU a model on centres one structure at a time.
+
+    Parameters
+    ----------
+    net : Model
+        One that is `per_axis` if that is asked for, and that is `Sure` if `doubt` is.
+    like : Dataset
+        Its cell.
+    batch : int
+        Structures at once.
+    per_axis : bool
+    doubt : bool
+        Whether the score is a pair: D*, and its standard deviation.
     """
+    if doubt:
+        assert isinstance(net, Sure)
+        return Each(_sure_score(net, like, batch, per_axis))
     if isinstance(net, Predictor):
-        return _centers_score(net, like, batch)
+        return Each(_centers_score(net, like, batch, per_axis))
     voxels = round(net.meta["voxels"] * like.box / net.meta["box"])
 
     def score(centers: Tensor) -> Tensor:
@@ -104,27 +145,57 @@ def surrogate_score(net: Model, like: Dataset, batch: int) -> Callable[[Tensor],
         images = (voxelize(c, box=like.box, diameter=like.diameter, voxels=voxels) for c in filled.split(batch))
         return torch.cat([net(image) for image in images])[: len(centers)]
 
-    return score
+    return Each(score)
 
 
-def _centers_score(net: Predictor, like: Dataset, batch: int) -> Callable[[Tensor], Tensor]:
+def _centers_score(net: Predictor, like: Dataset, batch: int, per_axis: bool) -> Callable[[Tensor], Tensor]:
     @torch.no_grad()
     def score(centers: Tensor) -> Tensor:
         some = centers.split(batch if centers.is_cuda else 1)
         found = torch.cat([net(*net.prepare(c, like.box, like.diameter)) for c in some])
-        return found.mean(-1) if net.per_axis else found
+        return found.mean(-1) if net.per_axis and not per_axis else found
 
     return score
 
 
-def exact_score(like: Dataset, tolerance: float) -> Callable[[Tensor], Tensor]:
-    """Return a score centers [C, N, 3] → D* [C] of the exact solver: a second for a handful, so for short runs."""
+def _sure_score(net: Sure, like: Dataset, batch: int, per_axis: bool) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    def score(centers: Tensor) -> tuple[Tensor, Tensor]:
+        found = net.predict(centers, box=like.box, diameter=like.diameter, batch=batch)
+        if not per_axis:
+            return found.d_star, found.d_star * found.spread
+        return found.d_star_axes, found.d_star_axes * found.spread[:, None]  # axes are about as sure as their mean
+
+    return score
+
+
+def exact_score(like: Dataset, tolerance: float, *, per_axis: bool = False) -> Each:
+    """Return a score of the exact solver, centers [C, N, 3] → D* [C] or [C, 3]: a second for a handful."""
 
     def score(centers: Tensor) -> Tensor:
         setting = {name: getattr(like, name) for name in ("box", "diameter", "sites_per_voxel", "model")}
-        return label(centers, **setting, tolerance=tolerance).diffusivity.mean(-1).to(centers.device) / like.d_reference
+        D = label(centers, **setting, tolerance=tolerance).diffusivity
+        return (D if per_axis else D.mean(-1)).to(centers.device) / like.d_reference
 
-    return score
+    return Each(score)
+
+
+def score_of(net: Model | None, like: Dataset, goal: Objective, batch: int, tolerance: float) -> Score:
+    """Return what chains go by: an objective by a model, or where there is none by the exact solver."""
+    if net is None:
+        return aim(exact_score(like, tolerance, per_axis=goal.per_axis), goal)
+    return aim(surrogate_score(net, like, batch, per_axis=goal.per_axis, doubt=goal.caution > 0), goal)
+
+
+def foreseen(
+    chosen: Selection, net: Model | None, goal: Objective, like: Dataset, batch: int, device: torch.device
+) -> Selection:  # fmt: skip
+    """Return a selection whose predictions are D*: NaN without a model, and for the objectives that are not D* anew."""
+    if net is None:
+        return dataclasses.replace(chosen, predicted=torch.full_like(chosen.predicted, torch.nan))
+    if goal.name == "mean" and not goal.caution:
+        return chosen
+    D = surrogate_score(net, like, batch)(chosen.centers.to(device))
+    return dataclasses.replace(chosen, predicted=D.double().cpu())
 
 
 def relabel(

@@ -9,7 +9,7 @@ checksummed too (format v110). Equal content gives equal bytes.
     diffusivity          f8 [n, 3]     D_xx, D_yy, D_zz
     standard_error       f8 [n, 3]     of the walk, or the estimated error of the exact solve; absolute
     id                   i8 [n]        structure number; with the seed it determines the structure
-    family               utf-8 [n]     random, chained, gapped, annealed-max or annealed-min
+    family               utf-8 [n]     random, chained, gapped, or annealed- and max, min, target, x, y, z, even
     distance             f8 [n, 2]     range of a chained sphere to its parent; NaN if not chained
     gap                  f8 [n]        width of the slabs free of spheres; NaN if there are none
     axes                 u1 [n, 3]     1 where an axis has such a slab

@@ -1,16 +1,23 @@
-"""Where annealing starts, what it must beat, and whether a surrogate is one for the data at hand.
+"""Where annealing starts, what it must beat, and whether a surrogate is one for the data and the objective at hand.
 
 Legend: C chains, N particles. Labels that did not settle neither start a chain nor set a mark.
 """
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gpuion import files
+from gpuion.ascent import ascend, gradient
 from gpuion.dataset import Dataset
 from gpuion.errors import CheckpointError, ConfigError, DatasetError
+from gpuion.models import Model
+from gpuion.objectives import Objective, attained, check_target
 from gpuion.packing import place
+from gpuion.scores import Sure
 
 _FRESH = 2**31  # added to a chain's id for the id of its start structure, which then is none of the data's
 
@@ -35,7 +42,38 @@ def check_starts(data: Dataset, chains: int = 0) -> None:
         raise ConfigError(f"chains = {chains} exceeds the {known} structures of the data to start from")
 
 
-def starts(data: Dataset, ids: Tensor, kind: str, *, maximize: bool, seed: int) -> Tensor:
+def check_goals(goals: Mapping[str, Objective], data: Dataset, net: Any) -> None:
+    """Raise ConfigError for objectives out of range, or for which a model, None for the exact solver, does not do."""
+    for objective in goals.values():
+        check_target(objective.target, data.model, data.d_reference)
+        _check_model(net, data, objective)
+
+
+def _check_model(net: Any, data: Dataset, objective: Objective) -> None:
+    if objective.caution and net is None:
+        raise ConfigError("caution is for a surrogate: the exact solver is sure; leave it out with --score exact")
+    if net is not None and objective.per_axis and not getattr(net, "per_axis", False):
+        raise ConfigError(
+            f"objective {objective.name!r} takes D along each axis, and this surrogate predicts their mean; train one "
+            "with --model network, or use --score exact"
+        )
+    if objective.caution and not _is_sure(net, data):
+        raise ConfigError("caution takes a surrogate that knows how sure it is, and this one does not; leave it out")
+
+
+def _is_sure(net: Any, data: Dataset) -> bool:
+    """Return whether a model gives its spread, by what it says of one structure."""
+    if not isinstance(net, Sure):
+        return False
+    one = data.centers[:1].to(getattr(net, "output_shift", data.centers).device)
+    found = net.predict(one, box=data.box, diameter=data.diameter, batch=1)
+    return bool(found.spread.isfinite().all())
+
+
+def starts(
+    data: Dataset, ids: Tensor, kind: str, *, maximize: bool, seed: int, objective: Objective | None = None,
+    net: Model | None = None,
+) -> Tensor:  # fmt: skip
     """Return the structures that chains start from, float32 [C, N, 3], on the device of `ids`.
 
     Parameters
@@ -44,24 +82,45 @@ def starts(data: Dataset, ids: Tensor, kind: str, *, maximize: bool, seed: int) 
         Its cell is the chains'.
     ids : int64 [C]
         The chains' ids.
-    kind : {"random", "data"}
-        Fresh random structures, or of the data the best one for ids 0 and 1, the second best for 2 and 3, …
+    kind : {"random", "data", "ascent"}
+        Fresh random structures; of the data the best one for ids 0 and 1, the second best for 2 and 3, …; or fresh
+        ones led along the gradient of D*, by `net` where it has one.
     maximize : bool
         Whether the best is the highest.
     seed : int
         Seed of fresh structures.
+    objective : Objective, optional
+        Of what; of the mean D* if not given.
+    net : Model, optional
     """
+    objective = objective or Objective(maximize=maximize)
     if kind == "data":
         known = data.subset(data.settled)
-        order = known.d_star.argsort(descending=maximize, stable=True)
+        order = attained(objective, known).argsort(descending=maximize, stable=True)
         return known.centers[order[ids.cpu() // 2]].to(ids.device)
-    return place(
+    fresh = place(
         "random", n_structures=len(ids), n_particles=data.centers.shape[1], box=data.box,
         diameter=data.diameter, seed=seed, ids=ids + _FRESH, device=ids.device,
     )  # fmt: skip
+    if kind == "random":
+        return fresh
+    return ascend(gradient(net, data, objective), fresh, objective, box=data.box, diameter=data.diameter)
 
 
-def extreme(data: Dataset, *, maximize: bool) -> float:
-    """Return the highest or lowest D* that settled."""
-    known = data.d_star[data.settled]
+def starts_of(
+    path: Path, data: Dataset, ids: Tensor, kind: str, objective: Objective, *, seed: int, net: Model | None
+) -> Tensor:  # fmt: skip
+    """Return the structures that chains start from; those of an ascent are kept in a file, as they take a while."""
+    if path.exists():
+        kept: Tensor = files.load_tensors(path, ids.device)["centers"]
+        return kept
+    found = starts(data, ids, kind, maximize=objective.maximize, seed=seed, objective=objective, net=net)
+    if kind == "ascent":
+        files.save_tensors(path, {"centers": found, "ids": ids})
+    return found
+
+
+def extreme(data: Dataset, *, maximize: bool, objective: Objective | None = None) -> float:
+    """Return the highest or lowest objective, D* if none is given, of labels that settled: what annealing must beat."""
+    known = attained(objective or Objective(), data)[data.settled]
     return float(torch.max(known) if maximize else torch.min(known))

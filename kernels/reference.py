@@ -30,6 +30,7 @@ class Stream(enum.IntEnum):
     SPLIT = 9
     CHOICE = 10
     THINNING = 11
+    EXCHANGE = 12
 
 
 def philox(seed: int, c0: Tensor | int, c1: Tensor | int, c2: Tensor | int, c3: int) -> tuple[Tensor, ...]:

@@ -222,7 +222,6 @@ def test_starts_are_fresh_or_the_extremes(go, data):
         (["--batch", "0"], "batch"),
         (["--tolerance", "0"], "tolerance"),
         (["--start", "data", "--chains", "7"], "exceeds"),
-        (["--checkpoint", ""], "--checkpoint"),
         (["--data", "/nowhere"], "/nowhere"),
     ],
 )

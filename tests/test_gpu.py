@@ -282,11 +282,13 @@ def test_annealing_repeats_itself_and_keeps_spheres_apart(real, cell):
     assert not overlap(first.best_centers, box, cell["diameter"])
 
 
-def test_annealing_on_whole_numbers_takes_the_same_path(cell):
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_annealing_on_whole_numbers_takes_the_same_path(cell, replicas):
     def score(centers):  # a sum of integers, the same on any device
         return centers.double().floor().remainder(5).sum((1, 2))
 
-    setting = {"box": cell["box"], "diameter": cell["diameter"], "cycles": 2, "steps": 70, "temperature": 1.0}
+    setting = {"box": cell["box"], "diameter": cell["diameter"], "cycles": 2, "steps": 70, "replicas": replicas}
+    setting["temperature"] = torch.tensor([0.7, 1.0, 1.6])  # of each chain; three in a row may exchange theirs
     centers = spheres(cell, 3)
     here, there = (gpuion.anneal(score, c, **setting) for c in (centers, centers.to("cuda")))
     for name, value in vars(here).items():
