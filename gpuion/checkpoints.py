@@ -1,6 +1,7 @@
 """Checkpoints of models: weights, what the model is made with, what it was trained on and how far."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ def build(content: dict[str, Any], path: str | Path, device: torch.device | str 
     """
     try:
         net = again(content["arguments"])
-        net.load_state_dict(content["weights"])
+        unknown = {name: x for name, x in net.state_dict().items() if name.startswith("doubt.")}  # to older programs
+        net.load_state_dict({**unknown, **content["weights"]})
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path}: the weights do not fit the network: {reason}") from None
@@ -74,6 +76,26 @@ def load_surrogate(path: str | Path, device: torch.device | str = "cpu") -> Mode
         If the file is missing, damaged or of another model.
     """
     return build(load_checkpoint(path, device), path, device)
+
+
+def load_matching(path: str | Path, like: Model, meta: dict[str, Any], device: torch.device | str = "cpu") -> Model:
+    """Return the trained network of a checkpoint to go on from, made as `like` is and for the cell of `meta`.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, damaged, of another model or size, or of another cell or unit of D*.
+    """
+    old = load_surrogate(path, device)
+    cell = ("d_reference", "box", "diameter", "n_particles")
+    expected = like.arguments | {name: meta[name] for name in cell}
+    actual = old.arguments | {name: old.meta.get(name, math.nan) for name in cell}
+    for name in [*expected, *(actual.keys() - expected.keys())]:
+        asked, held = expected.get(name), actual.get(name)
+        close = isinstance(asked, float) and isinstance(held, float) and math.isclose(held, asked, rel_tol=1e-6)
+        if held != asked and not close:
+            raise CheckpointError(f"{path} has {name} = {held}, this run {asked}; they must agree")
+    return old
 
 
 def fingerprint(net: Model) -> str:

@@ -4,7 +4,7 @@ Legend: B structures, C channels, V voxels along an edge, G cells along an edge 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +13,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gpuion.voxels import tile
+from gpuion.medium import whole
+from gpuion.prediction import Predicting
+from gpuion.voxels import tile, voxelize
 
 BOUNDARIES = ("periodic", "tiled", "zero")
 
@@ -22,7 +24,7 @@ _ORBIT = [abs(i) + abs(j) + abs(k) for i in (-1, 0, 1) for j in (-1, 0, 1) for k
 _TILES = 3
 
 
-class Surrogate(nn.Module):
+class Surrogate(Predicting):
     """A network from the image of a structure to its D*.
 
     `periodic` has kernels tied by the cube's 48 symmetries, circular padding and global average pooling, and beside
@@ -94,6 +96,17 @@ class Surrogate(nn.Module):
         features = self.body(image)
         value = self.output(self.hidden(features).relu())[:, 0] * self.output_scale + self.output_shift
         return value.exp() if self.is_logarithmic else value
+
+    def inputs(self, centers: Tensor, box: float, diameter: float, batch: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield images of whole batches, the last one filled up: a convolution's sums depend on the batch's size.
+
+        They have as many voxels a unit of length as those it was trained on, one if it was not.
+        """
+        known = "box" in self.meta and "voxels" in self.meta
+        voxels = round(self.meta["voxels"] * box / self.meta["box"]) if known else whole(box, 1, "voxels")
+        filled = torch.cat([centers, centers[:1].expand(-len(centers) % batch, -1, -1)])
+        for some in filled.split(batch):
+            yield (voxelize(some, box=box, diameter=diameter, voxels=voxels).to(self.target_scale.dtype),)
 
     @property
     def is_logarithmic(self) -> bool:

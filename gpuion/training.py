@@ -22,6 +22,7 @@ from gpuion.checkpoints import (  # noqa: F401, names of this module
     build,
     fingerprint,
     load_checkpoint,
+    load_matching,
     load_surrogate,
     resume,
     save_checkpoint,
@@ -226,22 +227,39 @@ def train_epoch(
     return mean
 
 
-@torch.no_grad()
 def predict(net: Model, samples: Samples, world: World | None = None) -> Tensor:
     """Return D*, float64 [n], each rank predicting every world.size-th batch."""
+    return estimate(net, samples, world)[0]
+
+
+@torch.no_grad()
+def estimate(net: Model, samples: Samples, world: World | None = None) -> tuple[Tensor, Tensor]:
+    """Return D* and the standard deviation of log D*, NaN if the model does not know it, float64 [n] each.
+
+    Each rank estimates every world.size-th batch.
+    """
     net.eval()
     rank, size = (world.rank, world.size) if world else (0, 1)
-    value = torch.zeros(len(samples), dtype=torch.float64, device=samples.centers.device)
+    value = torch.zeros(2, len(samples), dtype=torch.float64, device=samples.centers.device)
     together = _together(net, samples.voxels)
     for index in list(torch.arange(len(samples), device=value.device).split(together))[rank::size]:
         if isinstance(net, Predictor):
-            found = net(*_held(net, samples, index))
-            value[index] = (found.mean(-1) if net.per_axis else found).double()
+            found, spread = net.estimate(*_held(net, samples, index))
+            found = found.mean(-1) if net.per_axis else found
         else:
-            value[index] = net(_images(samples, samples.centers[index])).double()
+            found, spread = net.estimate(_images(samples, samples.centers[index]))
+        value[:, index] = torch.stack([found.double(), spread.double()])
     if size > 1:
         dist.all_reduce(value)
-    return value
+    return value[0], value[1]
+
+
+@torch.no_grad()
+def features(net: Predictor, samples: Samples) -> Tensor:
+    """Return the features of structures that a model tells its doubt by, [n, C]."""
+    net.eval()
+    parts = torch.arange(len(samples), device=samples.centers.device).split(_EVALUATE)
+    return torch.cat([net.features(*_held(net, samples, index)) for index in parts])
 
 
 def _together(net: nn.Module, voxels: int) -> int:
