@@ -11,6 +11,8 @@ from gpuion import files
 from gpuion.errors import CheckpointError
 from gpuion.models import Model, again
 
+PRETRAINED = Path(__file__).parent / "pretrained" / "network.pt"  # by train.py --preset study --data data/study
+
 _FORMAT, _VERSION = "gpuion-surrogate", 1
 
 
@@ -64,17 +66,19 @@ def build(content: dict[str, Any], path: str | Path, device: torch.device | str 
     return net.to(device).eval()
 
 
-def load_surrogate(path: str | Path, device: torch.device | str = "cpu") -> Model:
-    """Return the trained network of a checkpoint, in evaluation mode.
+def load_surrogate(path: str | Path | None = None, device: torch.device | str = "cpu") -> Model:
+    """Return the trained network of a checkpoint, in evaluation mode; without a path the one that comes with gpuion.
 
-    Its `meta` holds d_reference, box, diameter, n_particles, voxels, sites_per_voxel, metrics, config and
-    provenance.
+    Its `meta` holds d_reference, box, diameter, n_particles, voxels, sites_per_voxel, metrics, config, data (the
+    fingerprint of what it learnt from) and provenance. The one that comes with gpuion is a `ResistorNetwork`, which
+    learnt from `data/study`: 91 spheres in 75 voxels at one site a voxel (docs/models.md).
 
     Raises
     ------
     CheckpointError
         If the file is missing, damaged or of another model.
     """
+    path = PRETRAINED if path is None else path
     return build(load_checkpoint(path, device), path, device)
 
 
