@@ -29,13 +29,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpuion import files, fitting, timing, training
+from gpuion import acceleration, files, fitting, throughput, timing, training
+from gpuion.acceleration import PRECISIONS
 from gpuion.baselines import Ridge
 from gpuion.config import option, parse
 from gpuion.dataset import Dataset, open_dataset
-from gpuion.distributed import start
+from gpuion.distributed import World, start
 from gpuion.errors import ConfigError, run_script
-from gpuion.measures import measured, table
+from gpuion.events import check_tensorboard
+from gpuion.measures import measured, shift_sensitivity, table
 from gpuion.medium import whole
 from gpuion.models import MODELS, Model, create
 from gpuion.parts import divide
@@ -59,6 +61,9 @@ class Config:
     batch: int = option(16, "structures a step, all ranks together")
     learning_rate: float = option(1e-2, "largest learning rate of AdamW")
     weight_decay: float = option(1e-2, "weight decay of AdamW")
+    precision: str = option("fp32", "of training: tf32 rounds on a GPU, bf16 the layers on images", choices=PRECISIONS)
+    compile: bool = option(False, "compile the layers of a network on images", identity=False)
+    tensorboard: bool = option(False, "write TensorBoard's event files into --out, too", identity=False)
     seed: int = option(0, "seed of weights, order and shifts")
     device: str = option("auto", "auto, cpu or cuda", identity=False)
 
@@ -72,23 +77,13 @@ def main() -> None:
     voxels = config.voxels or whole(sets[0].box, 1, "voxels")
     divided = divide(config.data, sets, voxels)
     net, meta, content = network(config, sets, voxels, world.device)
+    acceleration.arrange(net, config.precision, world.device, compile=config.compile)
     files.claim_folder(config.out, "train", config, world, content)
     lost = sum(int((~data.settled).sum()) for data in sets)
     if world.is_main and lost:
         print(f"{lost} of {sum(map(len, sets))} structures are left out: their labels did not settle")
     parts = {name: training.prepared(net, samples.to(world.device)) for name, samples in divided.items()}
-    plan = Plan(
-        epochs=config.epochs, batch=config.batch, learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay, seed=config.seed,
-    )  # fmt: skip
-    began = time.perf_counter()
-    if isinstance(net, Ridge):
-        count = fitting.solve(net, meta, parts, config.out, world)
-    else:
-        count = fitting.fit(
-            net, meta, parts, plan, config.out, world, fresh=not config.checkpoint, patience=config.patience
-        )
-    timing.tell(config.out, "train", count=count * world.is_main, unit="samples", began=began, world=world)
+    train(net, meta, parts, config, world)
     best = training.load_surrogate(config.out / "surrogate.pt", world.device)
     fitting.doubt(best, parts, world)
     estimates = {name: training.estimate(best, samples, world) for name, samples in parts.items()}
@@ -108,6 +103,8 @@ def check(config: Config) -> None:
             f"learning_rate must be above 0 and weight_decay not below, got {config.learning_rate} "
             f"and {config.weight_decay}"
         )
+    if config.tensorboard:
+        check_tensorboard()
 
 
 def network(
@@ -133,10 +130,35 @@ def network(
     return old, meta, content | {"checkpoint": training.fingerprint(old)}
 
 
+def train(net: Model, meta: dict[str, Any], parts: dict[str, Samples], config: Config, world: World) -> None:
+    """Train, or fit at once; say how fast that was."""
+    plan = Plan(
+        epochs=config.epochs, batch=config.batch, learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay, seed=config.seed, precision=config.precision,
+    )  # fmt: skip
+    began = time.perf_counter()
+    if isinstance(net, Ridge):
+        count = fitting.solve(net, meta, parts, config.out, world)
+    else:
+        count = fitting.fit(
+            net, meta, parts, plan, config.out, world, fresh=not config.checkpoint, patience=config.patience,
+            tensorboard=config.tensorboard,
+        )  # fmt: skip
+    rate = count / (time.perf_counter() - began)
+    timing.tell(config.out, "train", count=count * world.is_main, unit="samples", began=began, world=world)
+    if count:
+        line = throughput.sentence(net, parts["train"], plan, rate, world)
+        if world.is_main:
+            print(line)
+
+
 def report(config: Config, net: Model, parts: dict[str, Samples], estimates: dict[str, tuple[Tensor, Tensor]]) -> None:
     """Print how good the network is on every part, and write that, the predictions and the final checkpoint."""
     found = {name: measured(samples, *estimates[name], net.quantiles) for name, samples in parts.items()}
+    found["test"] |= (moved := shift_sensitivity(net, parts["test"]))
     print(table(found, {name: len(samples) for name, samples in parts.items()}))
+    most, usual = (f"{value:.2%}" for value in moved.values())
+    print(f"shifts by whole voxels move D* by {usual} of its spread over the test part (rms), at most {most}")
     files.write_json(config.out / "metrics.json", found)
     rows: dict[str, list[Any]] = {"split": [], "id": [], "true": [], "predicted": []}
     for name, samples in parts.items():

@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from gpuion import files, training
+from gpuion import events, files, training
 from gpuion.baselines import Ridge
 from gpuion.distributed import World
 from gpuion.models import Model
@@ -19,7 +19,7 @@ Rows = list[dict[str, Any]]
 
 def fit(
     net: Model, meta: dict[str, Any], parts: dict[str, Samples], plan: Plan, folder: Path, world: World,
-    *, fresh: bool = True, patience: int = 0,
+    *, fresh: bool = True, patience: int = 0, tensorboard: bool = False,
 ) -> int:  # fmt: skip
     """Train from the start or from the last finished epoch; return how many samples were learnt from.
 
@@ -36,6 +36,8 @@ def fit(
         `last.pt` of the last one.
     patience : int
         Epochs without a better one after which to stop; 0 never does.
+    tensorboard : bool
+        Whether to write event files into the folder, too.
     """
     samples, validation, last = parts["train"], parts["validation"], folder / "last.pt"
     if fresh:
@@ -43,6 +45,7 @@ def fit(
     optimizer = training.optimizer_for(net, plan)
     history: Rows = training.resume(last, net, optimizer) if last.exists() else []
     wrapped, before = training.parallel(net, world), len(history)
+    tell = events.writer(folder, before) if tensorboard and world.is_main else None
     total, quiet = plan.epochs * len(samples), None if world.is_main else True
     with tqdm(total=total, initial=before * len(samples), unit=" samples", disable=quiet) as bar:
         while len(history) < plan.epochs and not _is_flat(history, patience):
@@ -58,6 +61,8 @@ def fit(
                     training.save_checkpoint(folder / "surrogate.pt", net, {**meta, "metrics": found})
                 training.save_checkpoint(last, net, meta, history=history, optimizer=optimizer.state_dict())
                 _write(history, folder)
+                if tell:
+                    tell(history[-1])
     if world.is_main:
         _write(history, folder)
     return (len(history) - before) * len(samples)

@@ -94,8 +94,10 @@ class Surrogate(Predicting):
         if image.ndim != 5 or image.shape[1] != 1 or not image.shape[2] == image.shape[3] == image.shape[4]:
             raise ValueError(f"image must have shape [B, 1, V, V, V], got {list(image.shape)}")
         features = self.body(image)
-        value = self.output(self.hidden(features).relu())[:, 0] * self.output_scale + self.output_shift
-        return value.exp() if self.is_logarithmic else value
+        with torch.autocast(image.device.type, enabled=False):  # eight bits of log D* would be too few
+            features = features.to(self.target_scale.dtype)
+            value = self.output(self.hidden(features).relu())[:, 0] * self.output_scale + self.output_shift
+            return value.exp() if self.is_logarithmic else value
 
     def inputs(self, centers: Tensor, box: float, diameter: float, batch: int) -> Iterator[tuple[Tensor, ...]]:
         """Yield images of whole batches, the last one filled up: a convolution's sums depend on the batch's size.
@@ -268,10 +270,11 @@ class _CubeBody(nn.Module):
         cells = image.reshape(-1, V // k, k, V, V).sum(2).view(-1, V // k, V // k, k, V).sum(3)
         share = cells.view(-1, 1, V // k, V // k, V // k, k).sum(-1) / k**3  # of each cell, inside a sphere
         x = (share - 0.1) / 0.2  # mean and deviation at a volume fraction of 0.1; the layers adapt to others
-        means = [self.spectrum(image)]
+        with torch.autocast(image.device.type, enabled=False):
+            means = [self.spectrum(image)]
         for convolution in self.convolutions:
             x = convolution(x).relu()
-            means.append(x.mean((2, 3, 4)))
+            means.append(x.mean((2, 3, 4), dtype=image.dtype))
         return self.norm(torch.cat(means, 1))
 
 

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from gpuion import memory
 from gpuion.checkpoints import (  # noqa: F401, names of this module
     build,
     fingerprint,
@@ -69,7 +70,10 @@ class Samples:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How to train: AdamW, a linear warm-up, a cosine to zero; all ranks together take `batch` structures."""
+    """How to train: AdamW, a linear warm-up, a cosine to zero; all ranks together take `batch` structures.
+
+    With `precision` bf16 the layers of image networks compute so; weights, and all that is predicted, stay in float32.
+    """
 
     epochs: int
     batch: int
@@ -77,6 +81,7 @@ class Plan:
     weight_decay: float = 0.01
     warmup: float = 0.05
     seed: int = 0
+    precision: str = "fp32"
 
     def rate(self, progress: float) -> float:
         """Return the learning rate at a share of the training."""
@@ -177,7 +182,7 @@ def calibrate(net: Model, samples: Samples) -> None:
         net.calibrate(samples.target)
 
 
-def _step(net: nn.Module, bare: Model, samples: Samples, index: Tensor, epoch: int, plan: Plan) -> tuple[Tensor, ...]:
+def step(net: nn.Module, bare: Model, samples: Samples, index: Tensor, epoch: int, plan: Plan) -> tuple[Tensor, ...]:
     """Return D* [B] and the loss of each structure [B]."""
     if isinstance(bare, Predictor):
         found = net(*_held(bare, samples, index))
@@ -187,7 +192,8 @@ def _step(net: nn.Module, bare: Model, samples: Samples, index: Tensor, epoch: i
             raise GpuionError("this model learns D along each axis, and these samples hold their mean only")
         return found.mean(-1), bare.loss(found, samples.axes[index])
     image = augmented(samples, index, epoch, plan, turn=bare.arguments["boundary"] != "periodic")
-    found = net(image.to(bare.target_scale.dtype))
+    with torch.autocast(image.device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
+        found = net(image.to(bare.target_scale.dtype))
     return found, bare.loss(found, samples.target[index])
 
 
@@ -200,7 +206,8 @@ def train_epoch(
     Raises
     ------
     GpuionError
-        If the error is not a number, or a model of D along the axes meets samples without.
+        If the error is not a number, a batch does not fit into memory, or a model of D along the axes meets samples
+        without.
     """
     net.train()
     bare = net.module if isinstance(net, DistributedDataParallel) else net
@@ -210,13 +217,14 @@ def train_epoch(
         mine = whole.tensor_split(world.size)[world.rank]
         for group in optimizer.param_groups:
             group["lr"] = plan.rate((epoch + (i + 1) / len(steps)) / plan.epochs)
-        found, losses = _step(net, bare, samples, mine, epoch, plan)
-        total += (found.detach() - samples.target[mine]).square().sum()
-        # Ranks average their gradients: weighted so that the average is that of the whole batch's mean.
-        loss = losses.sum() * (world.size / len(whole))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        with memory.explained(len(mine), plan.batch, world.device):
+            found, losses = step(net, bare, samples, mine, epoch, plan)
+            total += (found.detach() - samples.target[mine]).square().sum()
+            # Ranks average their gradients: weighted so that the average is that of the whole batch's mean.
+            loss = losses.sum() * (world.size / len(whole))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
         if after:
             after(len(whole))
     if world.size > 1:
