@@ -56,6 +56,7 @@ _HOME = {
     "write_vtkhdf": "vtkhdf",
     "write_medium": "vtkhdf",
     "Surrogate": "surrogate",
+    "Prediction": "prediction",
     "load_surrogate": "training",
     "AnnealResult": "annealing",
     "anneal": "annealing",

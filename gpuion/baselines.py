@@ -36,8 +36,8 @@ class Descriptive(Predictor):
     def __init__(self, model: str, *, hidden: int = 32) -> None:
         if model not in {"nearest", "pairs"} or hidden < 1:
             raise ValueError(f"model must be nearest or pairs and hidden ≥ 1, got {model!r} and {hidden}")
-        super().__init__({"model": model, "hidden": hidden})
         features = 1 if model == "nearest" else _R_MAX + 1
+        super().__init__({"model": model, "hidden": hidden}, features)
         self.standard = Standard(features, 1e-3)
         self.layers = layers(features, hidden, 1)
 
@@ -50,6 +50,10 @@ class Descriptive(Predictor):
     def normalize(self, *inputs: Tensor) -> None:
         """Fix the scales of the descriptors."""
         self.standard.fit(inputs[0])
+
+    def features(self, *inputs: Tensor) -> Tensor:
+        """Return the descriptors, [B, C]."""
+        return self.standard(inputs[0])
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return D* [B]."""
@@ -68,8 +72,8 @@ class Ridge(Predictor):
     weight: Tensor
 
     def __init__(self) -> None:
-        super().__init__({"model": "ridge"})
         count = 2 * (_R_MAX + 1 + 2 + 3 * len(_CUTOFFS))
+        super().__init__({"model": "ridge"}, count)
         self.standard = Standard(count, 1e-3)
         self.register_buffer("weight", torch.zeros(count))
 
@@ -111,6 +115,10 @@ class Ridge(Predictor):
         self.weight.copy_(weight)
         self.output_shift.copy_(y.mean() - X.mean(0) @ weight)
         return float((self(*inputs).double() - targets).square().mean())
+
+    def features(self, *inputs: Tensor) -> Tensor:
+        """Return the descriptors, [B, C]."""
+        return self.standard(inputs[0])
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return D* [B]."""

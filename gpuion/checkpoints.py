@@ -1,6 +1,7 @@
 """Checkpoints of models: weights, what the model is made with, what it was trained on and how far."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 from gpuion import files
 from gpuion.errors import CheckpointError
 from gpuion.models import Model, again
+
+PRETRAINED = Path(__file__).parent / "pretrained" / "network.pt"  # by train.py --preset study --data data/study
 
 _FORMAT, _VERSION = "gpuion-surrogate", 1
 
@@ -54,7 +57,8 @@ def build(content: dict[str, Any], path: str | Path, device: torch.device | str 
     """
     try:
         net = again(content["arguments"])
-        net.load_state_dict(content["weights"])
+        unknown = {name: x for name, x in net.state_dict().items() if name.startswith("doubt.")}  # to older programs
+        net.load_state_dict({**unknown, **content["weights"]})
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path}: the weights do not fit the network: {reason}") from None
@@ -62,18 +66,40 @@ def build(content: dict[str, Any], path: str | Path, device: torch.device | str 
     return net.to(device).eval()
 
 
-def load_surrogate(path: str | Path, device: torch.device | str = "cpu") -> Model:
-    """Return the trained network of a checkpoint, in evaluation mode.
+def load_surrogate(path: str | Path | None = None, device: torch.device | str = "cpu") -> Model:
+    """Return the trained network of a checkpoint, in evaluation mode; without a path the one that comes with gpuion.
 
-    Its `meta` holds d_reference, box, diameter, n_particles, voxels, sites_per_voxel, metrics, config and
-    provenance.
+    Its `meta` holds d_reference, box, diameter, n_particles, voxels, sites_per_voxel, metrics, config, data (the
+    fingerprint of what it learnt from) and provenance. The one that comes with gpuion is a `ResistorNetwork`, which
+    learnt from `data/study`: 91 spheres in 75 voxels at one site a voxel (docs/models.md).
 
     Raises
     ------
     CheckpointError
         If the file is missing, damaged or of another model.
     """
+    path = PRETRAINED if path is None else path
     return build(load_checkpoint(path, device), path, device)
+
+
+def load_matching(path: str | Path, like: Model, meta: dict[str, Any], device: torch.device | str = "cpu") -> Model:
+    """Return the trained network of a checkpoint to go on from, made as `like` is and for the cell of `meta`.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, damaged, of another model or size, or of another cell or unit of D*.
+    """
+    old = load_surrogate(path, device)
+    cell = ("d_reference", "box", "diameter", "n_particles")
+    expected = like.arguments | {name: meta[name] for name in cell}
+    actual = old.arguments | {name: old.meta.get(name, math.nan) for name in cell}
+    for name in [*expected, *(actual.keys() - expected.keys())]:
+        asked, held = expected.get(name), actual.get(name)
+        close = isinstance(asked, float) and isinstance(held, float) and math.isclose(held, asked, rel_tol=1e-6)
+        if held != asked and not close:
+            raise CheckpointError(f"{path} has {name} = {held}, this run {asked}; they must agree")
+    return old
 
 
 def fingerprint(net: Model) -> str:

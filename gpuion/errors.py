@@ -43,7 +43,7 @@ _NO_ROOM = {
     errno.EDQUOT: "the disk quota is used up; free some space and run the same command again to go on",
     errno.EFBIG: "a file met the limit on its size; raise it (ulimit -f) and run the same command again to go on",
 }
-_MEMORY = ("out of memory", "can't allocate memory")  # of a GPU, of a CPU
+MEMORY = ("out of memory", "can't allocate memory")  # of a GPU, of a CPU
 _PEER = ("Connection closed by peer", "Connection reset by peer")  # gloo's words; NCCL's process is killed by torchrun
 _told: list[str] = []  # the line about a stop, once it is out
 
@@ -75,7 +75,7 @@ def run_script(main: Callable[[], None]) -> None:
     except OSError as error:
         fail(_NO_ROOM.get(error.errno or 0, str(error)))
     except RuntimeError as error:
-        if any(words in str(error) for words in _MEMORY):
+        if any(words in str(error) for words in MEMORY):
             fail(f"{str(error).splitlines()[0]}; use a smaller batch")
         if not any(words in str(error) for words in _PEER):
             raise

@@ -39,7 +39,7 @@ class GraphNetwork(Predictor):
     def __init__(self, *, hidden: int = 32, rounds: int = 3) -> None:
         if min(hidden, rounds) < 1:
             raise ValueError(f"hidden and rounds must be ≥ 1, got {hidden} and {rounds}")
-        super().__init__({"model": "graph", "hidden": hidden, "rounds": rounds})
+        super().__init__({"model": "graph", "hidden": hidden, "rounds": rounds}, hidden * rounds)
         self.register_buffer("lengths", torch.arange(9.5, 20.5, 0.75), persistent=False)
         self.rounds = nn.ModuleList(_Round(hidden, len(self.lengths), first=k == 0) for k in range(rounds))
         self.standard = Standard(1)
@@ -75,6 +75,10 @@ class GraphNetwork(Predictor):
         neighbor, vector, share = inputs
         self.standard.fit(share)
         self.pooled.fit(self._means(neighbor, vector))
+
+    def features(self, *inputs: Tensor) -> Tensor:
+        """Return the means over spheres of their states, [B, rounds C]."""
+        return self.pooled(self._means(*inputs[:2]))
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return D* [B]."""

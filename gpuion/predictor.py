@@ -3,15 +3,19 @@
 Legend: B structures, N particles.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gpuion.doubt import Doubt
+from gpuion.prediction import Predicting
+
 _LEAST = 1e-6  # what a D* of nothing at all counts as
 
 
-class Predictor(nn.Module):
+class Predictor(Predicting):
     """A network from sphere centres to D*, in two steps: `prepare`, fixed numbers of a structure, and `forward`.
 
     `prepare(centers, box, diameter)` has no weights in it, so training does it once a structure. It does not change
@@ -26,14 +30,17 @@ class Predictor(nn.Module):
         What a checkpoint says about it.
     per_axis : bool
         Whether `forward` gives D along x, y and z, [B, 3], rather than their mean, [B].
+    doubt : Doubt
+        How sure it is, from `features`.
     """
 
     per_axis = False
     output_shift: Tensor
     output_scale: Tensor
 
-    def __init__(self, arguments: dict[str, Any]) -> None:
+    def __init__(self, arguments: dict[str, Any], features: int) -> None:
         super().__init__()
+        self.doubt = Doubt(features)
         self.arguments = arguments
         self.meta: dict[str, Any] = {}
         for name, value in (("output_shift", 0.0), ("output_scale", 1.0)):
@@ -42,6 +49,24 @@ class Predictor(nn.Module):
     def prepare(self, centers: Tensor, box: float, diameter: float) -> tuple[Tensor, ...]:
         """Return what `forward` takes, batch first, of centres [B, N, 3] in a cell of edge `box`."""
         raise NotImplementedError
+
+    def features(self, *inputs: Tensor) -> Tensor:
+        """Return what tells structures of a kind from others, [B, C], of what `prepare` gave."""
+        raise NotImplementedError
+
+    def estimate(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return D*, [B] or along the axes [B, 3], and the standard deviation of the log of their mean, [B]."""
+        return self(*inputs), self.doubt(self.features(*inputs))
+
+    @property
+    def quantiles(self) -> Tensor:
+        """Quantiles of errors over their standard deviation, see `Prediction`."""
+        return self.doubt.quantiles
+
+    def inputs(self, centers: Tensor, box: float, diameter: float, batch: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield what `prepare` gives, on a CPU of one structure at a time: sums round otherwise in a batch."""
+        for some in centers.split(batch if centers.is_cuda else 1):
+            yield self.prepare(some, box, diameter)
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Return what training minimises, [B]: squared errors of log D*, of the mean and, if known, along the axes."""

@@ -51,17 +51,20 @@ class ResistorNetwork(Predictor):
     def __init__(self, *, hidden: int = 32, channels: int = 8, orders: int = 5) -> None:
         if min(hidden, channels, orders) < 1:
             raise ValueError(f"hidden, channels and orders must be ≥ 1, got {hidden}, {channels} and {orders}")
-        super().__init__({"model": "network", "hidden": hidden, "channels": channels, "orders": orders})
+        rings = torch.arange(9.5, 18.0, 0.75)
+        features = 2 * (2 * len(rings) + channels + 4)
+        arguments = {"model": "network", "hidden": hidden, "channels": channels, "orders": orders}
+        super().__init__(arguments, features)
         for name, values in (
             ("lengths", torch.arange(9.5, 17.0, 0.5)),
-            ("rings", torch.arange(9.5, 18.0, 0.75)),
+            ("rings", rings),
             ("thirds", torch.arange(5.0, 15.0, 1.25)),
         ):
             self.register_buffer(name, values, persistent=False)
-        rings = 2 * len(self.rings)
-        self.around, self.beside = Standard(rings), Standard(len(self.thirds))
-        self.place = layers(rings, hidden, channels)
-        self.sphere = layers(rings + channels, hidden, 4)
+        around = 2 * len(rings)
+        self.around, self.beside = Standard(around), Standard(len(self.thirds))
+        self.place = layers(around, hidden, channels)
+        self.sphere = layers(around + channels, hidden, 4)
         self.contact = layers(len(self.lengths) + len(self.thirds) + 2 * channels, hidden, 1, start_at_zero=True)
         self.slope = nn.Parameter(torch.tensor([1.0, -0.5]))  # log g of touching coronas, and per voxel beyond
         self.common = nn.Parameter(torch.zeros(4))  # log of w, h, σ and α, over what they are taken to be
@@ -99,6 +102,13 @@ class ResistorNetwork(Predictor):
         with torch.no_grad():
             ratio = self(*inputs).mean(-1).log().mean() - self.output_shift
             self.common[0] += ratio
+
+    def features(self, *inputs: Tensor) -> Tensor:
+        """Return mean and deviation over spheres of what is around them and what is made of it, [B, C]."""
+        around = self.around(inputs[5])
+        place = self.place(around)
+        x = torch.cat([around, place, self.sphere(torch.cat([around, place], -1))], -1)
+        return torch.cat([x.mean(1), x.std(1, correction=0)], -1)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return D* along x, y, z, [B, 3], of what `prepare` gave."""

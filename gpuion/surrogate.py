@@ -4,7 +4,7 @@ Legend: B structures, C channels, V voxels along an edge, G cells along an edge 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +13,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gpuion.voxels import tile
+from gpuion.medium import whole
+from gpuion.prediction import Predicting
+from gpuion.voxels import tile, voxelize
 
 BOUNDARIES = ("periodic", "tiled", "zero")
 
@@ -22,7 +24,7 @@ _ORBIT = [abs(i) + abs(j) + abs(k) for i in (-1, 0, 1) for j in (-1, 0, 1) for k
 _TILES = 3
 
 
-class Surrogate(nn.Module):
+class Surrogate(Predicting):
     """A network from the image of a structure to its D*.
 
     `periodic` has kernels tied by the cube's 48 symmetries, circular padding and global average pooling, and beside
@@ -92,8 +94,21 @@ class Surrogate(nn.Module):
         if image.ndim != 5 or image.shape[1] != 1 or not image.shape[2] == image.shape[3] == image.shape[4]:
             raise ValueError(f"image must have shape [B, 1, V, V, V], got {list(image.shape)}")
         features = self.body(image)
-        value = self.output(self.hidden(features).relu())[:, 0] * self.output_scale + self.output_shift
-        return value.exp() if self.is_logarithmic else value
+        with torch.autocast(image.device.type, enabled=False):  # eight bits of log D* would be too few
+            features = features.to(self.target_scale.dtype)
+            value = self.output(self.hidden(features).relu())[:, 0] * self.output_scale + self.output_shift
+            return value.exp() if self.is_logarithmic else value
+
+    def inputs(self, centers: Tensor, box: float, diameter: float, batch: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield images of whole batches, the last one filled up: a convolution's sums depend on the batch's size.
+
+        They have as many voxels a unit of length as those it was trained on, one if it was not.
+        """
+        known = "box" in self.meta and "voxels" in self.meta
+        voxels = round(self.meta["voxels"] * box / self.meta["box"]) if known else whole(box, 1, "voxels")
+        filled = torch.cat([centers, centers[:1].expand(-len(centers) % batch, -1, -1)])
+        for some in filled.split(batch):
+            yield (voxelize(some, box=box, diameter=diameter, voxels=voxels).to(self.target_scale.dtype),)
 
     @property
     def is_logarithmic(self) -> bool:
@@ -255,10 +270,11 @@ class _CubeBody(nn.Module):
         cells = image.reshape(-1, V // k, k, V, V).sum(2).view(-1, V // k, V // k, k, V).sum(3)
         share = cells.view(-1, 1, V // k, V // k, V // k, k).sum(-1) / k**3  # of each cell, inside a sphere
         x = (share - 0.1) / 0.2  # mean and deviation at a volume fraction of 0.1; the layers adapt to others
-        means = [self.spectrum(image)]
+        with torch.autocast(image.device.type, enabled=False):
+            means = [self.spectrum(image)]
         for convolution in self.convolutions:
             x = convolution(x).relu()
-            means.append(x.mean((2, 3, 4)))
+            means.append(x.mean((2, 3, 4), dtype=image.dtype))
         return self.norm(torch.cat(means, 1))
 
 

@@ -18,10 +18,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from gpuion import memory
 from gpuion.checkpoints import (  # noqa: F401, names of this module
     build,
     fingerprint,
     load_checkpoint,
+    load_matching,
     load_surrogate,
     resume,
     save_checkpoint,
@@ -68,7 +70,10 @@ class Samples:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How to train: AdamW, a linear warm-up, a cosine to zero; all ranks together take `batch` structures."""
+    """How to train: AdamW, a linear warm-up, a cosine to zero; all ranks together take `batch` structures.
+
+    With `precision` bf16 the layers of image networks compute so; weights, and all that is predicted, stay in float32.
+    """
 
     epochs: int
     batch: int
@@ -76,6 +81,7 @@ class Plan:
     weight_decay: float = 0.01
     warmup: float = 0.05
     seed: int = 0
+    precision: str = "fp32"
 
     def rate(self, progress: float) -> float:
         """Return the learning rate at a share of the training."""
@@ -176,7 +182,7 @@ def calibrate(net: Model, samples: Samples) -> None:
         net.calibrate(samples.target)
 
 
-def _step(net: nn.Module, bare: Model, samples: Samples, index: Tensor, epoch: int, plan: Plan) -> tuple[Tensor, ...]:
+def step(net: nn.Module, bare: Model, samples: Samples, index: Tensor, epoch: int, plan: Plan) -> tuple[Tensor, ...]:
     """Return D* [B] and the loss of each structure [B]."""
     if isinstance(bare, Predictor):
         found = net(*_held(bare, samples, index))
@@ -186,7 +192,8 @@ def _step(net: nn.Module, bare: Model, samples: Samples, index: Tensor, epoch: i
             raise GpuionError("this model learns D along each axis, and these samples hold their mean only")
         return found.mean(-1), bare.loss(found, samples.axes[index])
     image = augmented(samples, index, epoch, plan, turn=bare.arguments["boundary"] != "periodic")
-    found = net(image.to(bare.target_scale.dtype))
+    with torch.autocast(image.device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
+        found = net(image.to(bare.target_scale.dtype))
     return found, bare.loss(found, samples.target[index])
 
 
@@ -199,7 +206,8 @@ def train_epoch(
     Raises
     ------
     GpuionError
-        If the error is not a number, or a model of D along the axes meets samples without.
+        If the error is not a number, a batch does not fit into memory, or a model of D along the axes meets samples
+        without.
     """
     net.train()
     bare = net.module if isinstance(net, DistributedDataParallel) else net
@@ -209,13 +217,14 @@ def train_epoch(
         mine = whole.tensor_split(world.size)[world.rank]
         for group in optimizer.param_groups:
             group["lr"] = plan.rate((epoch + (i + 1) / len(steps)) / plan.epochs)
-        found, losses = _step(net, bare, samples, mine, epoch, plan)
-        total += (found.detach() - samples.target[mine]).square().sum()
-        # Ranks average their gradients: weighted so that the average is that of the whole batch's mean.
-        loss = losses.sum() * (world.size / len(whole))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        with memory.explained(len(mine), plan.batch, world.device):
+            found, losses = step(net, bare, samples, mine, epoch, plan)
+            total += (found.detach() - samples.target[mine]).square().sum()
+            # Ranks average their gradients: weighted so that the average is that of the whole batch's mean.
+            loss = losses.sum() * (world.size / len(whole))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
         if after:
             after(len(whole))
     if world.size > 1:
@@ -226,22 +235,39 @@ def train_epoch(
     return mean
 
 
-@torch.no_grad()
 def predict(net: Model, samples: Samples, world: World | None = None) -> Tensor:
     """Return D*, float64 [n], each rank predicting every world.size-th batch."""
+    return estimate(net, samples, world)[0]
+
+
+@torch.no_grad()
+def estimate(net: Model, samples: Samples, world: World | None = None) -> tuple[Tensor, Tensor]:
+    """Return D* and the standard deviation of log D*, NaN if the model does not know it, float64 [n] each.
+
+    Each rank estimates every world.size-th batch.
+    """
     net.eval()
     rank, size = (world.rank, world.size) if world else (0, 1)
-    value = torch.zeros(len(samples), dtype=torch.float64, device=samples.centers.device)
+    value = torch.zeros(2, len(samples), dtype=torch.float64, device=samples.centers.device)
     together = _together(net, samples.voxels)
     for index in list(torch.arange(len(samples), device=value.device).split(together))[rank::size]:
         if isinstance(net, Predictor):
-            found = net(*_held(net, samples, index))
-            value[index] = (found.mean(-1) if net.per_axis else found).double()
+            found, spread = net.estimate(*_held(net, samples, index))
+            found = found.mean(-1) if net.per_axis else found
         else:
-            value[index] = net(_images(samples, samples.centers[index])).double()
+            found, spread = net.estimate(_images(samples, samples.centers[index]))
+        value[:, index] = torch.stack([found.double(), spread.double()])
     if size > 1:
         dist.all_reduce(value)
-    return value
+    return value[0], value[1]
+
+
+@torch.no_grad()
+def features(net: Predictor, samples: Samples) -> Tensor:
+    """Return the features of structures that a model tells its doubt by, [n, C]."""
+    net.eval()
+    parts = torch.arange(len(samples), device=samples.centers.device).split(_EVALUATE)
+    return torch.cat([net.features(*_held(net, samples, index)) for index in parts])
 
 
 def _together(net: nn.Module, voxels: int) -> int:

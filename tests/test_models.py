@@ -114,7 +114,7 @@ def test_a_doubled_cell_is_the_same(name):
 def test_gradients_reach_every_weight(name):
     data = samples()
     net = model(name, data)
-    training._step(net, net, data, torch.arange(10), 0, PLAN)[1].sum().backward()
+    training.step(net, net, data, torch.arange(10), 0, PLAN)[1].sum().backward()
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in net.parameters())
     assert all(float(p.grad.abs().sum()) > 0 for n, p in net.named_parameters() if p.ndim > 1), name
 
@@ -194,7 +194,7 @@ def test_models_refuse_what_they_cannot_use():
             create(name).prepare(torch.rand(1, 3, 3), 30.0, DIAMETER)
     mean = dataclasses.replace(samples(), axes=None)
     with pytest.raises(gpuion.errors.GpuionError, match="along each axis"):
-        training._step(model("network"), model("network"), mean, torch.arange(2), 0, PLAN)
+        training.step(model("network"), model("network"), mean, torch.arange(2), 0, PLAN)
 
 
 def test_ridge_takes_the_penalty_of_least_error_on_structures_left_out():

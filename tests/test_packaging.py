@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ centers = gpuion.place("random", n_structures=1, n_particles=2, box=16.0, diamet
 medium = gpuion.electrolyte(centers, box=16.0, diameter=5.0)
 print(float(gpuion.homogenize(medium, tolerance=1e-3).diffusivity.mean()) > 0)
 print(gpuion.walk(medium, walkers=4, time=5.0).hops.item() > 0)
+print(float(gpuion.load_surrogate().predict(50 * centers / 16, box=50.0, diameter=9.6).d_star) > 0)
 """
 
 
@@ -36,16 +38,19 @@ def test_a_wheel_works_in_an_empty_folder(tmp_path):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    built = run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), cwd=source)
+    command = [sys.executable, "-m", "build", "--sdist", "--wheel", "--no-isolation", "--outdir", str(tmp_path)]
+    built = run(*command, cwd=source)
     assert built.returncode == 0, built.stdout + built.stderr
-    (wheel,) = tmp_path.glob("gpuion-*.whl")
+    (wheel,), (sdist,) = tmp_path.glob("gpuion-*.whl"), tmp_path.glob("gpuion-*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        assert any(name.endswith("gpuion/pretrained/network.pt") for name in archive.getnames())
     installed = run(sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(site), str(wheel), cwd=empty)
     assert installed.returncode == 0, installed.stderr
     used = run(sys.executable, "-W", "ignore", "-c", USE, cwd=empty, PYTHONPATH=str(site))
     assert used.returncode == 0, used.stderr
     files, *answers = used.stdout.split("\n")
     assert all(file.startswith(str(site)) for file in files.split())
-    assert answers[:2] == ["True", "True"]
+    assert answers[:3] == ["True", "True", "True"]
 
 
 def test_the_kernels_folder_is_not_a_package_of_its_own(tmp_path):

@@ -1,0 +1,41 @@
+"""What to say when a batch does not fit into memory."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+import torch
+
+from gpuion.errors import MEMORY, GpuionError
+
+
+@contextlib.contextmanager
+def explained(structures: int, batch: int, device: torch.device) -> Iterator[None]:
+    """Turn a lack of memory at a step of some structures, a rank's share of a batch, into an error that says what fits.
+
+    Raises
+    ------
+    GpuionError
+        That names half the batch, and how many bytes a structure takes at least.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(words in str(error) for words in MEMORY):
+            raise
+        raise GpuionError(shortage(str(error), structures, batch, device)) from None
+
+
+def shortage(error: str, structures: int, batch: int, device: torch.device) -> str:
+    """Return what does not fit, by how much, and what to do about it."""
+    asked = re.search(r"allocate (\d+) bytes", error)  # a CPU's words
+    if device.type == "cuda":
+        each = torch.cuda.max_memory_allocated(device) / structures
+        room = torch.cuda.get_device_properties(device).total_memory
+        size = f" of which each takes {each / 2**20:.4g} MiB or more, and the GPU has {room / 2**20:.4g} MiB"
+    else:
+        size = f" of which each takes {int(asked[1]) / structures / 2**20:.4g} MiB or more" if asked else ""
+    line = f"out of memory at a batch of {batch}: {structures} structures at once{',' if size else ''}{size}"
+    if structures > 1:
+        return f"{line}; use --batch {batch // 2} or more processes"
+    return f"{line}; use fewer voxels or channels, or a machine with more memory"

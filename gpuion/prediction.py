@@ -1,0 +1,109 @@
+"""D* of structures and how sure a model is of it, the same bits alone and in a batch.
+
+Legend: B structures, N particles.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from gpuion.doubt import LEVELS, reach
+from gpuion.medium import check_centers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a model says of structures.
+
+    Attributes
+    ----------
+    d_star : float64 [B]
+        D*, the mean of the axes.
+    spread : float64 [B]
+        Standard deviation of log D*: 0.01 is an error of 1%. NaN of a model that does not know its own.
+    quantiles : float64 [100]
+        Of |error of log D*| over `spread` on the model's validation part, at 1 … 100%; for `interval`.
+    d_star_axes : float64 [B, 3], optional
+        D* along x, y and z, of a model that knows them.
+    """
+
+    d_star: Tensor
+    spread: Tensor
+    quantiles: Tensor
+    d_star_axes: Tensor | None = None
+
+    def interval(self, coverage: float = 0.95) -> tuple[Tensor, Tensor]:
+        """Return the ends of the intervals that hold D* with this probability, float64 [B] each.
+
+        D* exp(± q σ), where q is that quantile of |error| / σ on the model's validation part.
+
+        Raises
+        ------
+        ValueError
+            For a coverage that is not between 0 and 1.
+        """
+        width = (reach(self.quantiles, coverage) * self.spread).exp()
+        return self.d_star / width, self.d_star * width
+
+
+class Predicting(nn.Module):
+    """What models of all kinds share: from sphere centres to D*."""
+
+    @torch.no_grad()
+    def predict(self, centers: Tensor, *, box: float, diameter: float, batch: int = 8) -> Prediction:
+        """Return D* of structures and the standard deviation of its logarithm.
+
+        A structure's numbers have the same bits wherever it stands on a CPU, where models on centres get one structure
+        at a time and models on images whole batches of one size; on a GPU they agree to rounding. The model is put into
+        evaluation mode.
+
+        Parameters
+        ----------
+        centers : float [B, N, 3]
+            Sphere centres, voxels, on the model's device.
+        box, diameter : float
+            Edge of the periodic cell and diameter of the spheres, voxels.
+        batch : int
+            Structures at once.
+
+        Returns
+        -------
+        Prediction
+            Its `spread` is NaN of models on images, and before a training is over: see `gpuion.doubt`.
+
+        Raises
+        ------
+        ValueError
+            For malformed or no centres, a cell that the model cannot take, or a batch below 1.
+        """
+        if batch < 1:
+            raise ValueError(f"batch must be at least 1, got {batch}")
+        centers = check_centers(centers, box, diameter)
+        if not len(centers):
+            raise ValueError(f"centers must hold at least one structure, got {list(centers.shape)}")
+        self.eval()
+        parts = [self.estimate(*given) for given in self.inputs(centers, box, diameter, batch)]
+        found, spread = (torch.cat(each)[: len(centers)].double() for each in zip(*parts, strict=True))
+        known = self.quantiles.double()
+        if found.ndim == 1:
+            return Prediction(d_star=found, spread=spread, quantiles=known)
+        # The mean in the model's own precision, as everywhere else.
+        mean = torch.cat([axes.mean(-1) for axes, _ in parts])[: len(centers)].double()
+        return Prediction(d_star=mean, spread=spread, quantiles=known, d_star_axes=found)
+
+    @property
+    def quantiles(self) -> Tensor:
+        """Quantiles of errors over their standard deviation, see `Prediction`; NaN if not known."""
+        return torch.full((LEVELS,), math.nan)
+
+    def estimate(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return D* as the model does, [B] or [B, 3], and the standard deviation of log D*, [B]: NaN if not known."""
+        found = self(*inputs)
+        return found, found.new_full((len(found),), math.nan)
+
+    def inputs(self, centers: Tensor, box: float, diameter: float, batch: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield what `estimate` takes of structures, some at a time; the last ones may be filled up."""
+        raise NotImplementedError
