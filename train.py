@@ -71,6 +71,7 @@ def main() -> None:
     voxels = config.voxels or whole(sets[0].box, 1, "voxels")
     divided = divide(config.data, sets, voxels)
     net, meta, content = network(config, sets, voxels, world.device)
+    meta["structures"] = {name: len(samples) for name, samples in divided.items()}
     files.claim_folder(config.out, "train", config, world, content)
     lost = sum(int((~data.settled).sum()) for data in sets)
     if world.is_main and lost:
