@@ -80,7 +80,9 @@ def rates(setting: Setting) -> Iterator[Row]:
         bare = dataclasses.replace(data, inputs=None)
         facts = {
             "parameters": sum(p.numel() for p in net.parameters()),
-            "prepare_seconds": min(clock(lambda net=net, bare=bare: training.prepared(net, bare)) for _ in range(repeats))
+            "prepare_seconds": min(
+                clock(lambda net=net, bare=bare: training.prepared(net, bare)) for _ in range(repeats)
+            )
             / many,
         }
         tasks = {
@@ -96,17 +98,11 @@ def images(setting: Setting) -> Iterator[Row]:
     """The default periodic image network against the paper's tiled one, which it stands in for."""
     many, few, repeats = _sizes("tiled", setting)
     ours, theirs = (made(model, cell(setting, many)) for model in ("periodic", "tiled"))
-    yield _beside(
-        "predict", many, lambda: training.predict(*ours), many, lambda: training.predict(*theirs), repeats
-    )
-    yield _beside(
-        "train", few, steps("periodic", cell(setting, few)), few, steps("tiled", cell(setting, few)), repeats
-    )
+    yield _beside("predict", many, lambda: training.predict(*ours), many, lambda: training.predict(*theirs), repeats)
+    yield _beside("train", few, steps("periodic", cell(setting, few)), few, steps("tiled", cell(setting, few)), repeats)
 
 
-def _beside(
-    what: str, n: int, ours: Callable[[], object], m: int, theirs: Callable[[], object], repeats: int
-) -> Row:
+def _beside(what: str, n: int, ours: Callable[[], object], m: int, theirs: Callable[[], object], repeats: int) -> Row:
     mine, other = in_turn(ours, theirs, repeats=repeats)
     return Row(
         what=f"periodic: {what}, batches of {n}", unit="structures/s", samples=[n / s for s in mine],

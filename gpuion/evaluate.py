@@ -198,9 +198,7 @@ def measures(found: Found) -> dict[str, float]:
     }
 
 
-def describe(
-    path: Path, net: Model, sets: Sequence[tuple[Path, Dataset]], part: str, worst: int
-) -> dict[str, Any]:
+def describe(path: Path, net: Model, sets: Sequence[tuple[Path, Dataset]], part: str, worst: int) -> dict[str, Any]:
     """Return all that is known of a model and its errors on some data sets, as JSON values."""
     config = net.meta.get("config", {})
     known = {name: config.get(name) for name in ("data", "epochs", "batch", "learning_rate", "weight_decay", "seed")}
@@ -235,7 +233,9 @@ def show(results: Sequence[dict[str, Any]]) -> str:
     rows = [(found, row) for found in results for row in found["results"]]
     parts = [table(HEAD, [[_title(found), row["data"], *_cells(row)] for found, row in rows])]
     families = [
-        [_title(found), row["data"], family, *_cells(of)] for found, row in rows for family, of in row["families"].items()
+        [_title(found), row["data"], family, *_cells(of)]
+        for found, row in rows
+        for family, of in row["families"].items()
     ]
     parts.append(table((*HEAD[:2], "family", *HEAD[2:]), families))
     parts += [_ranges(rows)] if len({_group(found) for found in results}) < len(results) else []
