@@ -75,7 +75,7 @@ def pull(net: Model, centers: Tensor, *, box: float, diameter: float, core_width
         For malformed centres, a cell that the model does not take, or a model of counts.
     """
     if isinstance(net, Descriptive | Ridge):
-        raise ValueError(
+        raise ValueError(  # noqa: TRY004, of all models, not a type of the caller's
             f"{net.arguments['model']} has no gradient in the centres: pairs in bins and spheres in clusters are "
             "counted; take graph, network or a model of images"
         )
@@ -106,7 +106,7 @@ def saliency(net: Model, centers: Tensor, *, box: float, diameter: float, voxels
         For malformed centres, or a model that reads centres.
     """
     if isinstance(net, Predictor):
-        raise ValueError(f"{net.arguments['model']} reads sphere centres, not images: see `pull`")
+        raise ValueError(f"{net.arguments['model']} reads sphere centres, not images: see `pull`")  # noqa: TRY004
     image = voxelize(centers, box=box, diameter=diameter, voxels=voxels).to(net.output_shift.dtype).requires_grad_()
     return _slope(net(image), image)[:, 0]
 
