@@ -35,7 +35,7 @@ def test_a_models_gradient_is_that_of_its_differences(name):
     net, x = model(name).double(), placed(2).double()
 
     @torch.no_grad()
-    def log_D(x):
+    def logarithm(x):
         D = net(*net.prepare(x, BOX, DIAMETER))
         return (D.mean(1) if net.per_axis else D).log()
 
@@ -46,7 +46,7 @@ def test_a_models_gradient_is_that_of_its_differences(name):
     for _ in range(3):
         way = torch.randn(x.shape, generator=draw, dtype=torch.float64)
         step = 3e-3
-        found = (log_D(x + step * way) - log_D(x - step * way)) / (2 * step)
+        found = (logarithm(x + step * way) - logarithm(x - step * way)) / (2 * step)
         expected = (gradient * way).sum((1, 2))
         # Vectors are float32, 1e-6 of a voxel each of some 100, in a difference of 6e-3: 2e-3 of a sphere's gradient;
         # third derivatives add step² times their size, of order one per voxel³ and sphere.
@@ -77,13 +77,13 @@ def test_an_image_models_gradient_is_that_of_its_differences():
     bare = gpuion.TransportModel(affinity=0.0, crowded_affinity=0.0)
 
     @torch.no_grad()
-    def log_D(x):
+    def logarithm(x):
         return net(1 - (-gpuion.smooth_medium(x, model=bare, **CELL).potential).exp()[:, None]).log()
 
     gradient = pull(net, x, **CELL)
     way = torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     step = 1e-4  # all float64; an edge is 0.25 wide, so third derivatives are 100 and 100 · 1e-8 is left
-    found = (log_D(x + step * way) - log_D(x - step * way)) / (2 * step)
+    found = (logarithm(x + step * way) - logarithm(x - step * way)) / (2 * step)
     assert float(found) == pytest.approx(float((gradient * way).sum()), rel=1e-4)
 
 
@@ -106,15 +106,15 @@ def test_the_mediums_gradient_is_that_of_its_differences():
     cell = {"box": 16.0, "diameter": 6.0}
     gradient = exact_pull(x, tolerance=1e-6, **cell)
 
-    def log_D(x):
+    def logarithm(x):
         medium = gpuion.smooth_medium(x, **cell)
         D = gpuion.effective_diffusivity(medium.potential, medium.log_diffusivity, tolerance=1e-8)
         return float(D.diagonal(dim1=1, dim2=2).mean(1).log())
 
     way = torch.randn(x.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     step = 1e-4
-    found = (log_D(x + step * way) - log_D(x - step * way)) / (2 * step)
-    # D to 1e-8 over a difference of 2e-4: 5e-5 of a gradient of order 0.1; no site passes a kink at ρ = 1 in such a step.
+    found = (logarithm(x + step * way) - logarithm(x - step * way)) / (2 * step)
+    # D to 1e-8 over a difference of 2e-4: 5e-5 of a gradient of order 0.1; no site passes the kink at ρ = 1.
     assert found == pytest.approx(float((gradient * way).sum()), rel=1e-3)
 
 
