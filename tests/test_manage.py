@@ -147,7 +147,7 @@ def test_a_subset_keeps_parts_order_unit_and_origin(tmp_path, capsys):
     assert torch.equal(found.centers, data.centers[at])
     assert found.part.tolist() == part[at].tolist()
     assert found.d_reference == 0.3
-    _, attributes = shards.read(sorted((tmp_path / "b").glob("shard-*.h5"))[-1])
+    _, attributes = shards.read(max((tmp_path / "b").glob("shard-*.h5")))
     assert (attributes["seed"], attributes["config"]) == (7, '{"tolerance": 0.005}')
     call("split", tmp_path / "a")  # now the whole names its parts, as they were
     call("subset", tmp_path / "a", "--train", 0, "--family", "gapped", "--out", tmp_path / "c")
