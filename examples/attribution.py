@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 import gpuion
-from gpuion.attribution import agreement, exact_pull, pull
+from gpuion.attribution import agreement, exact_pull, pull, saliency
 from gpuion.evaluate import kinds, name_of, part_of
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -25,7 +25,8 @@ given = parser.parse_args()
 data = part_of(given.data, "test")
 cell = {"box": data.box, "diameter": data.diameter}
 ways = {"exact, shifted": lambda x: exact_pull(x + 0.5, model=data.model, **cell)}
-for net in map(gpuion.load_surrogate, given.checkpoint):
+nets = [gpuion.load_surrogate(path) for path in given.checkpoint]
+for net in nets:
     ways[name_of(net)] = lambda x, net=net: pull(net, x, **cell)
 family, shown, rows = kinds(data), {}, {name: [] for name in ways}
 chosen = [i for kind in sorted(set(family)) for i in (family == kind).nonzero()[0][: given.count].tolist()]
@@ -37,7 +38,7 @@ for i in chosen:
         rows[name].append(agreement(true, gradient)[0])
     if family[i] == "chained":
         shown = {"exact": true, **found}
-        centers = x[0].numpy()
+        drawn = x
 print(f"{'gradient of':<16}{'family':<14}{'structures':>11}{'cosine':>9}{'lowest':>9}{'R':>8}{'rms ratio':>11}")
 for name in ways:
     for kind in ["all", *sorted(set(family))]:
@@ -47,5 +48,7 @@ for name in ways:
 if given.picture:
     from gpuion import model_panels, panels
 
-    drawn = {name: gradient[0].numpy() for name, gradient in shown.items() if "shifted" not in name}
-    given.picture.write_bytes(panels.png(model_panels.arrows(centers, drawn, **cell)))
+    arrows = {name: gradient[0].numpy() for name, gradient in shown.items() if "shifted" not in name}
+    voxels = [saliency(net, drawn, voxels=net.meta["voxels"], **cell)[0] for net in nets if "boundary" in net.arguments]
+    picture = model_panels.arrows(drawn[0].numpy(), arrows, saliency=voxels[0].numpy() if voxels else None, **cell)
+    given.picture.write_bytes(panels.png(picture))

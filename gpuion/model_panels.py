@@ -184,8 +184,11 @@ def losses(histories: Sequence[tuple[str, Sequence[Mapping[str, float]]]]) -> An
         return figure
 
 
-def arrows(centers: np.ndarray, gradients: Mapping[str, np.ndarray], *, box: float, diameter: float) -> Any:
-    """Return the spheres of a structure from above with gradients as arrows, a panel for each.
+def arrows(
+    centers: np.ndarray, gradients: Mapping[str, np.ndarray], *, box: float, diameter: float,
+    saliency: np.ndarray | None = None,
+) -> Any:  # fmt: skip
+    """Return the spheres of a structure from above with gradients as arrows, a panel for each, and a map of voxels.
 
     Parameters
     ----------
@@ -195,14 +198,24 @@ def arrows(centers: np.ndarray, gradients: Mapping[str, np.ndarray], *, box: flo
         Of ln D in the centres; each panel's arrows are scaled to its own root mean square.
     box, diameter : float
         Voxels.
+    saliency : float [V, V, V], optional
+        Gradient of ln D in the voxels of the image; its mean over z is shown.
     """
     from matplotlib.patches import Circle
 
     with style():
-        figure, _ = figure_of(4.1 * len(gradients), 4.3)
+        panels = len(gradients) + (saliency is not None)
+        figure, _ = figure_of(4.1 * panels, 4.3)
         figure.clear()
+        if saliency is not None:
+            axes, mean = figure.add_subplot(1, panels, panels), saliency.mean(2).T
+            top, extent = np.abs(mean).max(), (0.0, box, 0.0, box)
+            drawn = axes.imshow(mean, origin="lower", extent=extent, cmap="PuOr", vmin=-top, vmax=top)
+            axes.set(title="voxels, mean over z", xlabel="x  (voxels)")
+            axes.grid(visible=False)
+            figure.colorbar(drawn, ax=axes, shrink=0.8, label="∂ ln D* / ∂ voxel")
         for number, (title, of) in enumerate(gradients.items()):
-            axes = figure.add_subplot(1, len(gradients), number + 1)
+            axes = figure.add_subplot(1, panels, number + 1)
             for x, y in centers[:, :2]:
                 axes.add_patch(Circle((x, y), diameter / 2, color=GRAY, alpha=0.15, lw=0))
             scale = 4.0 / np.sqrt(np.square(of).sum(1).mean())
