@@ -78,6 +78,7 @@ def main() -> None:
     divided = divide(config.data, sets, voxels)
     net, meta, content = network(config, sets, voxels, world.device)
     acceleration.arrange(net, config.precision, world.device, compile=config.compile)
+    meta["structures"] = {name: len(samples) for name, samples in divided.items()}
     files.claim_folder(config.out, "train", config, world, content)
     lost = sum(int((~data.settled).sum()) for data in sets)
     if world.is_main and lost:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 
 import cases_data
 import cases_medium
+import cases_models
 import cases_solve
 import cases_walk
 from measure import Row, Setting
@@ -24,4 +25,9 @@ CASES: dict[str, Callable[[Setting], Iterable[Row]]] = {
     "pores-100": cases_solve.pores_100,
     "size": cases_solve.by_size,
     "memory": cases_solve.memory,
+    "models": cases_models.rates,
+    "models-images": cases_models.images,
+    "models-precision": cases_models.precision,
+    "models-memory": cases_models.memory,
+    "models-malloc": cases_models.malloc,
 }

@@ -53,9 +53,9 @@ def vectors(centers: Tensor, box: float) -> Tensor:
 
 def lengths(vector: Tensor) -> Tensor:
     """Return distances [B, N, N] of vectors between spheres, a sphere's own being far away."""
-    distance = vector.square().sum(-1).sqrt()
-    distance.diagonal(dim1=1, dim2=2).fill_(_FAR)
-    return distance
+    square = vector.square().sum(-1)
+    square.diagonal(dim1=1, dim2=2).fill_(_FAR**2)  # before the root, whose gradient at 0 is not finite
+    return square.sqrt()
 
 
 def contacts(vector: Tensor, distance: Tensor, cutoff: float) -> Contacts:
@@ -117,7 +117,7 @@ def crowding(found: Contacts, vector: Tensor, box: float, centers: Tensor, width
         tail, head = found.ends[..., some].unbind(1)
         row = vector.gather(1, tail[..., None, None].expand(-1, -1, N, 3))  # from the tail to all
         apart = row - found.vector[:, some, None] / 2
-        distance = (apart - box * (apart / box).round()).square().sum(-1).sqrt()
-        distance.scatter_(2, tail[..., None], _FAR).scatter_(2, head[..., None], _FAR)
-        parts.append(bumps(distance, centers, width).sum(2))
+        square = (apart - box * (apart / box).round()).square().sum(-1)
+        square.scatter_(2, tail[..., None], _FAR**2).scatter_(2, head[..., None], _FAR**2)
+        parts.append(bumps(square.sqrt(), centers, width).sum(2))
     return torch.cat(parts, 1) * found.real[..., None]

@@ -104,8 +104,7 @@ def derive(source: str, of: str, count: int | None, seed: int, given: Mapping[st
     if of and of not in splits.PARTS:
         raise ConfigError(f"of must be one of {', '.join(splits.PARTS)}, or nothing for all structures, got {of!r}")
     if of:
-        part = splits.named(splits.split(len(data), splits.SEED)) if data.part is None else data.part
-        data = data.subset(torch.from_numpy(part == of))
+        data = data.subset(torch.from_numpy(splits.parts_of(data) == of))
     if len(set(data.id.tolist())) != len(data):
         raise ConfigError(f"{source}: structures must have different ids to derive others from; merged sets have not")
     count = len(data) if count is None else count

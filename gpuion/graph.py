@@ -91,9 +91,11 @@ class GraphNetwork(Predictor):
         """Return the means over spheres of their states after each round, [B, rounds C]."""
         dtype = self.lengths.dtype
         neighbor, vector = neighbor.long(), vector.to(dtype)
-        distance = vector.square().sum(-1).sqrt()
+        square = vector.square().sum(-1)
+        near = square > 0
+        distance = torch.where(near, square, 1).sqrt() * near  # not the root of 0, whose gradient is not finite
         unit = vector / distance.clamp_min(1e-6)[..., None]
-        fade = (1 + torch.cos(math.pi * (distance / _CUTOFF).clamp(max=1))) / 2 * (distance > 0)
+        fade = (1 + torch.cos(math.pi * (distance / _CUTOFF).clamp(max=1))) / 2 * near
         bump = bumps(distance, self.lengths, 1.5)
         tensor = unit[..., :, None] * unit[..., None, :] - torch.eye(3, dtype=dtype, device=unit.device) / 3
         angular = torch.cat([torch.ones_like(unit[..., :1]), unit, tensor.flatten(-2)], -1) * fade[..., None]

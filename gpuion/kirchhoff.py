@@ -72,19 +72,16 @@ class Circuit:
 class _Solution:
     """What flows in a unit field along x, y, z (the last dimension), without gradients."""
 
-    current: Tensor  # [B, E, 3]
-    drop: Tensor  # [B, E, 3], between the two spheres' means
-    shells: Tensor  # [B, N, P, 3], Q
-    offset: Tensor  # [B, N, 3], of a sphere from the bath around it
-    field: Tensor  # [B, N, 3], |E|² of the bath around it
-    bath: Tensor  # [B, M, 3]
+    current: Tensor  # [B, E, 3], from tail to head
+    sphere: Tensor  # [B, N, 3], potentials, float64
+    bath: Tensor  # [B, M, 3], φ of the waves, float64
 
 
 def power(circuit: Circuit) -> Tensor:
     """Return the power dissipated in a unit field along x, y and z, [B, 3].
 
-    It is stationary in currents and potentials, so gradients with respect to conductances follow from the solution
-    held fixed, at no further solve:
+    It is stationary in currents and potentials, so gradients with respect to conductances, to where spheres are and to
+    which way contacts lie follow from the solution held fixed, at no further solve:
 
         Σ_e (2 I_e v_e − I_e² / g_e) − Σ_i s_i Σ_l γ_l Q_il + Σ_i (h_i w_i² + α_i |E_i|²) + σ V (1 + Σ_k |k|² φ_k²),
 
@@ -107,24 +104,27 @@ def power(circuit: Circuit) -> Tensor:
             f"a circuit of {B} × {N} spheres and {E} contacts has vectors [B, E, 3], conductances [B, E] and slots "
             f"[B, N, K], got {[list(x.shape) for x in (circuit.vector, circuit.conductance, circuit.slots)]}"
         )
+    kernels = _legendre(circuit)
     with torch.no_grad():
-        at = _solve(circuit)
+        at = _solve(circuit, kernels)
     g = circuit.conductance[..., None]
     real = g > 0
     lost = torch.where(real, at.current.square() / torch.where(real, g, 1), 0)
-    contacts = (2 * at.current * at.drop - lost).sum(1)
-    shells = torch.einsum("bi,l,bilx->bx", circuit.spread, circuit.orders, at.shells)
-    coupling = torch.einsum("bi,bix->bx", circuit.coupling, at.offset.square())
-    polarized = torch.einsum("bi,bix->bx", circuit.polarizability, at.field)
-    bath = 1 + torch.einsum("m,bmx->bx", circuit.squares, at.bath.square())
-    return contacts - shells + coupling + polarized + circuit.volume * circuit.solvent[:, None] * bath
+    drop = circuit.vector + _difference(at.sphere.to(g.dtype), circuit.ends)  # between the means of two spheres
+    offset = (at.sphere - circuit.waves.double() @ at.bath).to(g.dtype)  # of a sphere from the bath around it
+    contacts = (2 * at.current * drop - lost).sum(1)
+    shells = torch.einsum("bi,l,bilx->bx", circuit.spread, circuit.orders, _shell_powers(circuit, kernels, at.current))
+    coupling = torch.einsum("bi,bix->bx", circuit.coupling, offset.square())
+    bath = at.bath.to(g.dtype)
+    polarized = torch.einsum("bi,bix->bx", circuit.polarizability, _field(circuit, bath))
+    own = 1 + torch.einsum("m,bmx->bx", circuit.squares, bath.square())
+    return contacts - shells + coupling + polarized + circuit.volume * circuit.solvent[:, None] * own
 
 
-def _solve(circuit: Circuit) -> _Solution:
+def _solve(circuit: Circuit, kernels: list[Tensor]) -> _Solution:
     """Eliminate the currents, then solve for the potentials of spheres and bath in float64."""
     B, N, M = circuit.waves.shape
     root, vector = circuit.conductance.sqrt()[..., None], circuit.vector
-    kernels = _legendre(circuit)
     factor = _factor(circuit, kernels, root)
     # Differences of potential along the contacts, of unit potentials and of unit fields.
     incidence = functional.one_hot(circuit.ends, N).to(root.dtype)
@@ -147,12 +147,7 @@ def _solve(circuit: Circuit) -> _Solution:
     drop = vector + _difference(sphere.to(root.dtype), circuit.ends)
     inner = torch.linalg.solve_triangular(factor, drop * root, upper=False)
     current = torch.linalg.solve_triangular(factor.mT, inner, upper=True) * root
-    offset = (sphere - waves @ bath).to(root.dtype)
-    bath = bath.to(root.dtype)
-    return _Solution(
-        current=current, drop=drop, shells=_shell_powers(circuit, kernels, current), offset=offset, bath=bath,
-        field=_field(circuit, bath),
-    )  # fmt: skip
+    return _Solution(current=current, sphere=sphere, bath=bath)
 
 
 def _bath(circuit: Circuit) -> tuple[Tensor, Tensor]:

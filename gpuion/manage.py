@@ -1,29 +1,33 @@
-"""Look at data sets, put them together and fix which structures test a network, from the command line.
+"""Look at data sets, put them together, take some of them and fix which test a network, from the command line.
 
 python -m gpuion.dataset info runs/data
 python -m gpuion.dataset merge runs/round-1 runs/round-2 --out runs/annealed
 python -m gpuion.dataset merge runs/part-1 runs/part-2 --out runs/data
 python -m gpuion.dataset split runs/data --stratify family
+python -m gpuion.dataset subset data/study --train 300 --validation 200 --family random chained --out runs/small
 
 Folders that hold all parts of one run (simulate.py --part) become the very files of that run without parts, whatever
-their order; others follow each other.
+their order; others follow each other. A subset keeps its structures in their parts and the unit of D*: what is trained
+on it can be tested on the whole.
 """
 
 import dataclasses
 import json
 import shutil
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from gpuion import files, splits
+from gpuion import files, shards, splits
 from gpuion.checks import check_seed
 from gpuion.config import Parser
-from gpuion.dataset import Dataset, open_dataset, write_summary
+from gpuion.dataset import Dataset, open_dataset, read_shard, write_shard, write_summary
 from gpuion.description import info
-from gpuion.errors import DatasetError, run_script
+from gpuion.errors import ConfigError, DatasetError, run_script
 from gpuion.work import parse_part
 
 
@@ -32,6 +36,15 @@ class _Merge:
     """What a merged folder was made of."""
 
     sources: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Subset:
+    """What a folder with some of a data set's structures was made of."""
+
+    source: str
+    families: tuple[str, ...]
+    counts: dict[str, int | None]
 
 
 def merge(sources: list[Path], out: Path) -> int:
@@ -125,6 +138,55 @@ def split(source: Path, seed: int, fractions: tuple[float, float, float], strati
     return part
 
 
+def subset(source: Path, out: Path, counts: Mapping[str, int | None], families: Sequence[str] = ()) -> np.ndarray:
+    """Copy the first structures of each part of a data set, in its order; return the part of each copy, str [n].
+
+    Parameters
+    ----------
+    source, out : Path
+        Folders.
+    counts : mapping of str to int or None
+        How many of train, validation and test to take; all of a part that is None or not there.
+    families : sequence of str
+        Which families to take from; all if there are none.
+
+    Raises
+    ------
+    DatasetError
+        If the folder is no data set.
+    ConfigError
+        For a family that it has not, more structures than there are, or a folder that holds something else.
+    """
+    if not source.is_dir():
+        raise DatasetError(f"{source}: expected a folder of shards, found none; a subset is of a folder")
+    data = open_dataset(source)
+    unknown = set(families) - set(data.family)
+    if unknown:
+        there = ", ".join(sorted(set(data.family)))
+        raise ConfigError(f"{source} has no structures of family {', '.join(sorted(unknown))}; it has {there}")
+    part, kept = splits.parts_of(data), np.zeros(len(data), dtype=bool)
+    for name in splits.PARTS:
+        at = np.flatnonzero((part == name) & (np.isin(data.family, list(families)) if families else True))
+        count = counts.get(name)
+        if count is not None and not 0 <= count <= len(at):
+            raise ConfigError(f"{name} must lie in 0 … {len(at)}, what {source} has of it, got {count}")
+        kept[at[:count]] = True
+    if not kept.any():
+        raise ConfigError(f"nothing is left of {source}; ask for one structure or more")
+    files.claim_folder(out, "subset", _Subset(source=str(source), families=tuple(families), counts=dict(counts)))
+    some, first = data.subset(torch.from_numpy(kept)), 0
+    for path in sorted(source.glob("shard-*.h5")):
+        held = read_shard(path)
+        of, first = kept[first : first + len(held)], first + len(held)
+        if of.any():
+            _, made_by = shards.read(path)
+            config = json.loads(made_by.get("config", "{}"))
+            write_shard(out / path.name, held.subset(torch.from_numpy(of)), seed=int(made_by["seed"]), config=config)
+    write_summary(out, some)
+    splits.write(out, some, part[kept], {"subset": str(source)})
+    return part[kept]
+
+
 def main() -> None:
     """Read the command line and do as it says."""
     parser = Parser(prog="python -m gpuion.dataset", description=__doc__)
@@ -142,14 +204,26 @@ def main() -> None:
         "--stratify", choices=splits.STRATA, default="none",
         help="give each family, or each fifth of D of each family, its share of each part",
     )  # fmt: skip
+    some = commands.add_parser("subset", help="copy some structures of each part, for training on fewer")
+    some.add_argument("source", type=Path)
+    for name in splits.PARTS:
+        some.add_argument(f"--{name}", type=int, help=f"how many of its {name} part, the first ones (default: all)")
+    some.add_argument("--family", nargs="+", default=[], help="families to take from (default: all)")
+    some.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     if given.command == "info":
         info(given.source)
     elif given.command == "merge":
         print(f"{merge(given.sources, given.out)} structures in {given.out}")
+    elif given.command == "subset":
+        counts = {name: getattr(given, name) for name in splits.PARTS}
+        _tell(subset(given.source, given.out, counts, given.family), given.out)
     else:
-        part = split(given.source, given.seed, tuple(given.fractions), given.stratify)
-        print(", ".join(f"{name} {int((part == name).sum())}" for name in splits.PARTS), "in", given.source)
+        _tell(split(given.source, given.seed, tuple(given.fractions), given.stratify), given.source)
+
+
+def _tell(part: np.ndarray, folder: Path) -> None:
+    print(", ".join(f"{name} {int((part == name).sum())}" for name in splits.PARTS), "in", folder)
 
 
 def command_line() -> None:

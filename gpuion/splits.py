@@ -113,6 +113,11 @@ def named(positions: tuple[Tensor, Tensor, Tensor]) -> np.ndarray:
     return part
 
 
+def parts_of(data: "Dataset") -> np.ndarray:
+    """Return the part of each structure, str [n]: as its folder's split.json says, else as train.py divides it."""
+    return named(split(len(data), SEED)) if data.part is None else data.part
+
+
 def positions(part: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
     """Return the positions of training, validation and test structures, int64 each."""
     train, validation, test = (torch.from_numpy(np.flatnonzero(part == name)) for name in PARTS)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import gpuion
-from gpuion import dataset, files, manage
+from gpuion import dataset, files, manage, shards, splits
 
 
 def write(folder, n, family, d_reference=0.2, box=20.0):
@@ -161,3 +161,54 @@ def test_info_tells_parameters_labels_and_origin(tmp_path, capsys):
         f"commit: {files.provenance()['commit']}\n",
     ):
         assert line in shown, line
+
+
+def two_shards(folder, **changes):
+    """Write 20 structures of two families in two shards, with a unit of D* of their own."""
+    folder.mkdir()
+    data = write(folder / "made", 20, "random", d_reference=0.3)
+    data = dataclasses.replace(data, family=np.array(["random", "gapped"] * 10), **changes)
+    for k in range(2):
+        some = data.subset(slice(10 * k, 10 * k + 10))
+        dataset.write_shard(folder / f"shard-{k:05d}.h5", some, seed=7, config={"tolerance": 0.005})
+    dataset.write_summary(folder, data)
+    return data
+
+
+def test_a_subset_keeps_parts_order_unit_and_origin(tmp_path, capsys):
+    data = two_shards(tmp_path / "a")
+    part = splits.parts_of(gpuion.open_dataset(tmp_path / "a"))
+    for _ in range(2):  # the second time goes over the first
+        call("subset", tmp_path / "a", "--train", 5, "--validation", 2, "--out", tmp_path / "b")
+    assert "train 5, validation 2, test 4 in" in capsys.readouterr().out
+    found = gpuion.open_dataset(tmp_path / "b")
+    wanted = {name: np.flatnonzero(part == name)[:count] for name, count in zip(splits.PARTS, (5, 2, 4), strict=True)}
+    at = np.sort(np.concatenate(list(wanted.values())))
+    assert found.id.tolist() == at.tolist()
+    assert torch.equal(found.centers, data.centers[at])
+    assert found.part.tolist() == part[at].tolist()
+    assert found.d_reference == 0.3
+    _, attributes = shards.read(max((tmp_path / "b").glob("shard-*.h5")))
+    assert (attributes["seed"], attributes["config"]) == (7, '{"tolerance": 0.005}')
+    call("split", tmp_path / "a")  # now the whole names its parts, as they were
+    call("subset", tmp_path / "a", "--train", 0, "--family", "gapped", "--out", tmp_path / "c")
+    gapped = gpuion.open_dataset(tmp_path / "c")
+    assert set(gapped.family) == {"gapped"}
+    assert gapped.id.tolist() == np.flatnonzero((part != "train") & (data.family == "gapped")).tolist()
+
+
+def test_a_subset_that_cannot_be_is_refused_before_anything_is_written(tmp_path):
+    two_shards(tmp_path / "a")
+    for words, message in (
+        (("--train", 13), "train must lie in 0 … 12"),
+        (("--family", "chained"), "no structures of family chained; it has gapped, random"),
+        (("--train", 0, "--validation", 0, "--test", 0), "nothing is left"),
+    ):
+        with pytest.raises(gpuion.ConfigError, match=message):
+            call("subset", tmp_path / "a", *words, "--out", tmp_path / "b")
+        assert not (tmp_path / "b").exists()
+    with pytest.raises(gpuion.DatasetError, match="a subset is of a folder"):
+        call("subset", tmp_path / "a" / "shard-00000.h5", "--out", tmp_path / "b")
+    call("subset", tmp_path / "a", "--train", 3, "--out", tmp_path / "b")
+    with pytest.raises(gpuion.ConfigError, match="choose another --out"):
+        call("subset", tmp_path / "a", "--train", 4, "--out", tmp_path / "b")

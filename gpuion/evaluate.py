@@ -1,0 +1,298 @@
+"""Errors of trained models on labelled structures: on the whole, by family, and where they are largest.
+
+    python -m gpuion.evaluate runs/network/surrogate.pt --data data/study
+    python -m gpuion.evaluate runs/*/surrogate.pt --data data/phi-0.05 data/phi-0.15 --part all --out errors.json
+
+D* is in the unit of what each checkpoint was trained on. A part of a data set is what its split.json says, else what
+train.py makes of it. Models that read sphere centres take any number of spheres and any cell that is large enough, and
+so does the periodic network of images; tiled and zero take the one edge that they were trained on.
+
+Legend: n structures, N particles. Lengths in voxels, errors relative to the truth in per cent.
+"""
+
+if __name__ == "__main__":  # before torch, which takes seconds to load: a stop meanwhile is one line, too
+    from gpuion.errors import expect_stops
+
+    expect_stops()
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gpuion import files, model_panels, plots, splits, training
+from gpuion.config import Parser
+from gpuion.dataset import Dataset, open_dataset
+from gpuion.errors import CheckpointError, DatasetError, run_script
+from gpuion.medium import whole
+from gpuion.models import Model
+from gpuion.predictor import Predictor
+from gpuion.survey import table
+from gpuion.training import Samples
+
+_PAIRS = 2**22  # of spheres at once: a model of contacts takes some hundred bytes for each
+_SAME = 0.01  # relative difference of two diameters that count as one: cells of 27 and of 91 spheres differ by 0.05%
+HEAD = ("model", "data", "structures", "MSE", "MAPE, %", "mean error, %", "worst, %", "R")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a model makes of n structures.
+
+    Attributes
+    ----------
+    id : int64 [n]
+    kind : numpy array of str [n]
+        Family, and of gapped structures the number of axes with a slab.
+    true, predicted : float64 [n]
+        D*.
+    label : float64 [n]
+        What the label says of its own error, of D.
+    """
+
+    id: Tensor
+    kind: np.ndarray
+    true: Tensor
+    predicted: Tensor
+    label: Tensor
+
+    @property
+    def error(self) -> Tensor:
+        """Relative error, predicted over true − 1, float64 [n]."""
+        return self.predicted / self.true - 1
+
+    def of(self, kept: np.ndarray) -> "Found":
+        """Return those of a mask."""
+        at = torch.from_numpy(kept)
+        tensors = {name: getattr(self, name)[at] for name in ("id", "true", "predicted", "label")}
+        return Found(kind=self.kind[kept], **tensors)
+
+
+def main() -> None:
+    """Read the command line, predict, print, write."""
+    parser = Parser(prog="python -m gpuion.evaluate", description=__doc__)
+    parser.add_argument("checkpoint", type=Path, nargs="+", help="surrogate.pt of train.py")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="data sets, folders or shards")
+    parser.add_argument("--part", choices=("test", "validation", "train", "all"), default="test")
+    parser.add_argument("--worst", type=int, default=10, help="how many of the largest errors to list (default 10)")
+    parser.add_argument("--out", type=Path, help="file for all of it as JSON")
+    parser.add_argument("--pictures", type=Path, help="folder for pictures of errors and of what training met")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    given = parser.parse_args()
+    if given.pictures:
+        plots.require()
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if given.device == "auto" else given.device
+    nets = [(path, training.load_surrogate(path, device)) for path in given.checkpoint]
+    sets = [(path, part_of(path, given.part)) for path in given.data]
+    for path, net in nets:
+        for source, data in sets:
+            check(net, data, path, source)
+    results = [describe(path, net, sets, given.part, given.worst) for path, net in nets]
+    print(show(results))
+    if given.out:
+        files.write_json(given.out, {"part": given.part, "results": results, **files.provenance()})
+    if given.pictures:
+        model_panels.write(given.pictures, results, [path.parent for path in given.checkpoint])
+
+
+def part_of(source: Path, part: str) -> Dataset:
+    """Return the structures of a part of a data set whose labels settled, or of all of it.
+
+    Raises
+    ------
+    DatasetError
+        If there is no data set, or nothing of it is left.
+    """
+    data = open_dataset(source)
+    kept = data.settled.clone()
+    if part != "all":
+        held = splits.named(splits.split(len(data), splits.SEED)) if data.part is None else data.part
+        kept &= torch.from_numpy(held == part)
+    if not bool(kept.any()):
+        raise DatasetError(f"{source}: expected settled labels in its part {part}, found none; try --part all")
+    return data.subset(kept)
+
+
+def check(net: Model, data: Dataset, checkpoint: Path, source: Path) -> None:
+    """Say why a model cannot predict a data set, before any work.
+
+    Raises
+    ------
+    CheckpointError
+        For a cell, or spheres, that the model does not take.
+    """
+    trained, cell = f"{checkpoint} ({name_of(net)})", f"{source} has"
+    for key in ("d_reference", "box", "diameter", "voxels"):
+        if not isinstance(net.meta.get(key), int | float):
+            raise CheckpointError(f"{checkpoint} does not say its {key}; train it again with train.py")
+    if isinstance(net, Predictor):
+        expected, found = net.meta["diameter"], data.diameter
+        if abs(found / expected - 1) > _SAME:
+            raise CheckpointError(
+                f"{trained} reads centres of spheres of diameter {expected:.6g}, {cell} {found:.6g}; it cannot know "
+                "what another diameter does. Models of images (periodic, tiled, zero) see it"
+            )
+        try:
+            net.prepare(data.centers[:1], data.box, data.diameter)
+        except ValueError as error:
+            raise CheckpointError(f"{trained} cannot take {source}: {error}") from None
+        return
+    if net.arguments["boundary"] != "periodic" and not math.isclose(data.box, net.meta["box"], rel_tol=1e-6):
+        raise CheckpointError(
+            f"{trained} takes cells of edge {net.meta['box']:g} alone, {cell} {data.box:g}; models that take others: "
+            "periodic, and those on centres (nearest, pairs, ridge, graph, network)"
+        )
+    voxels, pool = _voxels(net, data), net.arguments["pool"]
+    if net.arguments["boundary"] == "periodic" and (voxels % pool or voxels // pool < 3):
+        raise CheckpointError(
+            f"{trained} pools {pool} voxels first, which must cut an edge into three windows or more, {cell} "
+            f"{voxels}; models on centres (nearest, pairs, ridge, graph, network) take any"
+        )
+
+
+def _voxels(net: Model, data: Dataset) -> int:
+    """Return the voxels along the edge of a data set's images, as large as those the model was trained on."""
+    return whole(data.box * net.meta["voxels"] / net.meta["box"], 1, "voxels")
+
+
+@torch.no_grad()
+def predict(net: Model, data: Dataset) -> Found:
+    """Return D* by a model of all structures of a data set, and what is known of them."""
+    device = net.output_shift.device
+    unit, voxels = float(net.meta["d_reference"]), _voxels(net, data)
+    parts = []
+    for some in torch.arange(len(data)).split(max(1, _PAIRS // data.centers.shape[1] ** 2)):
+        samples = Samples(
+            centers=data.centers[some], target=(data.mean_diffusivity[some] / unit).float(), id=data.id[some],
+            box=data.box, diameter=data.diameter, voxels=voxels,
+        )  # fmt: skip
+        parts.append(training.predict(net, training.prepared(net, samples.to(device))).cpu())
+    D = data.mean_diffusivity
+    return Found(
+        id=data.id, kind=kinds(data), true=D / unit, predicted=torch.cat(parts), label=data.standard_error.mean(1) / D
+    )
+
+
+def kinds(data: Dataset) -> np.ndarray:
+    """Return what family each structure is of, str [n]; gapped ones by the number of axes with a slab."""
+    axes = data.axes.sum(1).tolist()
+    names = [f"gapped on {n}" if family == "gapped" else family for family, n in zip(data.family, axes, strict=True)]
+    return np.array(names)
+
+
+def measures(found: Found) -> dict[str, float]:
+    """Return number, MSE, MAPE and R as `training.metrics` has them, mean and worst relative error, the labels' own."""
+    error = 100 * found.error
+    return {
+        "structures": len(error),
+        **training.metrics(found.predicted, found.true),
+        "mean_error": float(error.mean()),
+        "worst_error": float(error[error.abs().argmax()]),
+        "label_error": float(100 * found.label.mean()),
+        "label_error_most": float(100 * found.label.max()),
+    }
+
+
+def describe(path: Path, net: Model, sets: Sequence[tuple[Path, Dataset]], part: str, worst: int) -> dict[str, Any]:
+    """Return all that is known of a model and its errors on some data sets, as JSON values."""
+    config = net.meta.get("config", {})
+    known = {name: config.get(name) for name in ("data", "epochs", "batch", "learning_rate", "weight_decay", "seed")}
+    rows = []
+    for source, data in sets:
+        found = predict(net, data)
+        order = found.error.abs().argsort(descending=True, stable=True)[:worst].tolist()
+        rows.append({
+            "data": str(source), "part": part, "sites_per_voxel": data.sites_per_voxel, **measures(found),
+            "families": {kind: measures(found.of(found.kind == kind)) for kind in sorted(set(found.kind))},
+            "worst": [
+                {"id": int(found.id[i]), "family": str(found.kind[i]), "true": float(found.true[i]),
+                 "predicted": float(found.predicted[i])}
+                for i in order
+            ],
+            "true": found.true.tolist(), "predicted": found.predicted.tolist(),
+        })  # fmt: skip
+    return {
+        "checkpoint": str(path), "model": name_of(net), "parameters": sum(p.numel() for p in net.parameters()),
+        "trained_on": net.meta.get("structures", {}).get("train"), "d_reference": net.meta["d_reference"],
+        "sites_per_voxel": net.meta.get("sites_per_voxel"), "config": known, "results": rows,
+    }  # fmt: skip
+
+
+def name_of(net: Model) -> str:
+    """Return what `train.py --model` calls a model."""
+    return str(net.arguments.get("model") or net.arguments["boundary"])
+
+
+def show(results: Sequence[dict[str, Any]]) -> str:
+    """Return tables in Markdown: errors, the same by family, their range over checkpoints of a model, and the worst."""
+    rows = [(found, row) for found in results for row in found["results"]]
+    parts = [table(HEAD, [[_title(found), row["data"], *_cells(row)] for found, row in rows])]
+    families = [
+        [_title(found), row["data"], family, *_cells(of)]
+        for found, row in rows
+        for family, of in row["families"].items()
+    ]
+    parts.append(table((*HEAD[:2], "family", *HEAD[2:]), families))
+    parts += [_ranges(rows)] if len({_group(found) for found in results}) < len(results) else []
+    for found, row in rows:
+        lines = [
+            [str(x["id"]), x["family"], f"{x['true']:.4g}", f"{x['predicted']:.4g}",
+             f"{100 * (x['predicted'] / x['true'] - 1):+.3g}"]
+            for x in row["worst"]
+        ]  # fmt: skip
+        if lines:
+            head = ("id", "family", "D*", "predicted", "error, %")
+            parts.append(f"{_title(found)} on {row['data']}, largest errors:\n\n{table(head, lines)}")
+    for row in {row["data"]: row for _, row in rows}.values():
+        parts.append(
+            f"{row['data']}: the labels' own stated error is {row['label_error']:.2g}% of D on average, at most "
+            f"{row['label_error_most']:.2g}%; {row['part']} of it, {row['sites_per_voxel']} site(s) a voxel"
+        )
+    others = {
+        f"note: {found['checkpoint']} learnt labels of {found['sites_per_voxel']} site(s) a voxel, {row['data']} has "
+        f"those of {row['sites_per_voxel']}: the lattice's error is part of what is shown"
+        for found, row in rows if found["sites_per_voxel"] not in {None, row["sites_per_voxel"]}
+    }  # fmt: skip
+    return "\n\n".join(parts + sorted(others))
+
+
+def _title(found: dict[str, Any]) -> str:
+    """Return a model with what it was trained on and its seed, as far as that is known."""
+    words = [f"{found['trained_on']} structures"] if found["trained_on"] else []
+    words += [f"seed {found['config']['seed']}"] if found["config"]["seed"] is not None else []
+    return found["model"] + (f" ({', '.join(words)})" if words else "")
+
+
+def _group(found: dict[str, Any]) -> tuple[str, int]:
+    return found["model"], found["trained_on"] or 0
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    return [
+        str(row["structures"]), f"{row['mse']:.3g}", f"{row['mape']:.3g}", f"{row['mean_error']:+.2g}",
+        f"{row['worst_error']:+.3g}", f"{row['r']:.4f}",
+    ]  # fmt: skip
+
+
+def _ranges(rows: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> str:
+    """Return the lowest and highest of each measure over the checkpoints of a model trained on as many structures."""
+    lines = []
+    for group, source in dict.fromkeys((_group(found), row["data"]) for found, row in rows):
+        same = [row for found, row in rows if (_group(found), row["data"]) == (group, source)]
+        title = group[0] + (f" ({group[1]} structures)" if group[1] else "")
+        ends = [
+            f"{min(row[key] for row in same):{form}} to {max(row[key] for row in same):{form}}"
+            for key, form in (("mse", ".3g"), ("mape", ".3g"), ("r", ".4f"))
+        ]
+        worst = max((row["worst_error"] for row in same), key=abs)
+        lines.append([title, source, str(len(same)), *ends, f"{worst:+.3g}"])
+    return table(("model", "data", "seeds", "MSE", "MAPE, %", "R", "worst of all, %"), lines)
+
+
+if __name__ == "__main__":
+    run_script(main)
