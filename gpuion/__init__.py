@@ -29,7 +29,7 @@ _HOME = {
     "change_loading": "loading",
     "separate": "separation",
     "Medium": "medium",
-    "TransportModel": "medium",
+    "TransportModel": "transport",
     "electrolyte": "medium",
     "WalkResult": "kmc",
     "walk": "kmc",

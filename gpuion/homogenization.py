@@ -34,6 +34,7 @@ from gpuion.axes import ALL_AXES, check_axes, widen
 from gpuion.checks import check_limits
 from gpuion.hops import count, trapped
 from gpuion.medium import Medium
+from gpuion.profiles import profile
 from gpuion.stopping import MILD, Stop, contrast, patience
 
 _FLOOR = 1e-6  # errors of D are relative to D, but at least to this fraction of the Voigt bound
@@ -243,7 +244,7 @@ def solve_fields(
     """
     C, A = len(s), len(axes)
     r = s.new_empty((C, A, *s.shape[1:]), dtype=way.dtype)
-    start = [_profile(s, axis, r[:, a]) for a, axis in enumerate(axes)]
+    start = [profile(s, axis, r[:, a]) for a, axis in enumerate(axes)]
     before = torch.stack([p.energy for p in start], 1)  # [C, A]
     floor = _FLOOR * torch.stack([p.voigt for p in start], 1)
     decades = (contrast(s) if decades is None else decades).repeat(A)
@@ -265,40 +266,3 @@ def solve_fields(
     lost = (reached - (before - fall.view(C, A))).clamp_min(0)
     scale = torch.maximum(reached, floor).clamp_min(torch.finfo(torch.float64).tiny)
     return energy, (tail.view(C, A) + lost) / scale, scale, iterations.view(C, A).amax(1), u, flow
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Profile:
-    """The best u that varies along one axis only: drops 1 + δu [C, n], energies [C]."""
-
-    flow: Tensor
-    energy: Tensor
-    voigt: Tensor
-
-
-def _profile(s: Tensor, axis: int, residual: Tensor) -> _Profile:
-    """Return the start along an axis: layers in series; exact for laminates and shut slabs. Set what is left of b."""
-    if s.is_cuda:
-        layers = s.movedim(axis + 1, 1)  # [C, n, …]
-        ahead = layers.roll(-1, 1)
-        g = (layers * ahead).sum(-1).sum(-1)  # conductance of each layer, [C, n]
-        flow = _in_series(g)
-        w = flow[:, :, None, None]
-        residual.movedim(axis + 1, 1).copy_(layers * (ahead * w - layers.roll(1, 1) * w.roll(1, 1)))
-    else:
-        from gpuion.kernels import profiles
-
-        g = s.new_zeros(len(s), s.shape[axis + 1])
-        for c in range(len(s)):
-            profiles.conductances(s[c].numpy(), axis, g[c].numpy())
-        flow = _in_series(g)
-        for c in range(len(s)):
-            profiles.residual(s[c].numpy(), axis, flow[c].numpy(), residual[c].numpy())
-    return _Profile(flow=flow, energy=(g * flow.square()).sum(1), voigt=g.sum(1))
-
-
-def _in_series(g: Tensor) -> Tensor:
-    """Return the drops of layers of conductances g [C, n] that carry one current, 1 on average, [C, n]."""
-    least = g.amin(1, keepdim=True)
-    flow = torch.where(g == least, 1.0, least / g)
-    return flow * (g.shape[1] / flow.sum(1, keepdim=True))

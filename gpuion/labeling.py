@@ -11,8 +11,9 @@ from torch import Tensor
 
 from gpuion.homogenization import homogenize
 from gpuion.kmc import walk
-from gpuion.medium import TransportModel, electrolyte
+from gpuion.medium import electrolyte
 from gpuion.shards import METHODS
+from gpuion.transport import TransportModel
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

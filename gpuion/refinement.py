@@ -15,7 +15,8 @@ from torch import Tensor
 
 from gpuion.checks import is_whole
 from gpuion.homogenization import homogenize
-from gpuion.medium import Medium, TransportModel, check_centers, electrolyte, whole
+from gpuion.medium import Medium, check_centers, electrolyte, whole
+from gpuion.transport import TransportModel
 
 _ORDERS = ((1,), (2,), (1, 2))  # powers of h in each fit, besides the constant
 

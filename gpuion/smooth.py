@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
-from gpuion.medium import TransportModel, check_centers, whole
+from gpuion.medium import check_centers, whole
+from gpuion.transport import TransportModel
 
 _CHUNK = 500_000  # window sites evaluated at once: twenty float64 temporaries of this size are 80 MB
 

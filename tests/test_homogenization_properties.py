@@ -8,20 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_homogenization import EXACT as ROUND
+from test_homogenization import INF, make
+from test_homogenization import random_labels as noise
 
 from gpuion import Medium, homogenize
-
-INF = math.inf
-ROUND = 1e-12  # float64 sums of fewer than 1e4 terms: 1e4 · 1.1e-16 at worst
-
-
-def make(labels, diffusivity, potential, **options):
-    tables = (torch.tensor(table, dtype=torch.float64) for table in (diffusivity, potential))
-    return Medium(labels, *tables, **options)
-
-
-def noise(shape, classes, seed):
-    return torch.randint(0, classes, shape, generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
 
 
 @st.composite
