@@ -102,16 +102,7 @@ def images(setting: Setting) -> Iterator[Row]:
     cell = {"box": 75.0, "diameter": gpuion.sphere_diameter(91, 75.0, 0.1)}
     stored = gpuion.voxelize(centers, **cell, voxels=sites)[:, 0].to(torch.uint8).numpy()
     with tempfile.TemporaryDirectory() as folder:
-        shard = _shard(Path(folder, "shard-00000.h5"), centers, cell)
-        files = {}
-        for name, compression in (("plain", None), ("gzip-1", "gzip")):
-            files[name] = Path(folder, f"{name}.h5")
-            with h5py.File(files[name], "w") as file:
-                level = 1 if compression else None
-                chunks = (1, sites, sites, sites)
-                file.create_dataset(
-                    "image", data=stored, chunks=chunks, compression=compression, compression_opts=level
-                )
+        shard, files = _shard(Path(folder, "shard-00000.h5"), centers, cell), _image_files(Path(folder), stored)
 
         def draw() -> torch.Tensor:
             data = gpuion.open_dataset(shard, setting.device)
@@ -144,6 +135,15 @@ def images(setting: Setting) -> Iterator[Row]:
                     }
                 },
             )  # fmt: skip
+
+
+def _image_files(folder: Path, stored: np.ndarray) -> dict[str, Path]:
+    """Write images uint8 [n, V, V, V] as peers keep them, plain and compressed; return the files by their names."""
+    paths = {name: folder / f"{name}.h5" for name in ("plain", "gzip-1")}
+    for name, options in zip(paths, ({}, {"compression": "gzip", "compression_opts": 1}), strict=True):
+        with h5py.File(paths[name], "w") as file:
+            file.create_dataset("image", data=stored, chunks=(1, *stored.shape[1:]), **options)
+    return paths
 
 
 def _forget(path: Path) -> None:
