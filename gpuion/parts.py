@@ -23,7 +23,8 @@ def divide(paths: Sequence[str], sets: Sequence[Dataset], voxels: int) -> dict[s
     Raises
     ------
     DatasetError
-        If a folder has other cells than the first, numbers that are not finite, or too few labels that settled.
+        If a folder has other cells, another lattice or transport model than the first, numbers that are not finite,
+        or too few labels that settled.
     """
     first, chosen = sets[0], dict[str, list[tuple[Dataset, Tensor]]](train=[], validation=[], test=[])
     for path, data in zip(paths, sets, strict=True):
@@ -48,13 +49,13 @@ def divide(paths: Sequence[str], sets: Sequence[Dataset], voxels: int) -> dict[s
 
 
 def _check(path: str, data: Dataset, home: str, first: Dataset) -> None:
-    same = (
-        [data.centers.shape[1], data.box, data.diameter],
-        [first.centers.shape[1], first.box, first.diameter],
-    )
-    if any(not math.isclose(found, expected, rel_tol=1e-6) for found, expected in zip(*same, strict=True)):
-        found, expected = ("N = {}, box = {}, diameter = {}".format(*values) for values in same)
+    names = ("N", "box", "diameter", "sites_per_voxel")
+    there, here = ([d.centers.shape[1], d.box, d.diameter, d.sites_per_voxel] for d in (data, first))
+    if any(not math.isclose(found, expected, rel_tol=1e-6) for found, expected in zip(there, here, strict=True)):
+        found, expected = (", ".join(f"{k} = {v}" for k, v in zip(names, x, strict=True)) for x in (there, here))
         raise DatasetError(f"{path}: expected {expected} as in {home}, found {found}")
+    if data.model != first.model:
+        raise DatasetError(f"{path}: transport model: expected {first.model} as in {home}, found {data.model}")
     if not torch.isfinite(data.diffusivity).all():
         bad = data.id[~torch.isfinite(data.diffusivity).all(-1)].tolist()
         raise DatasetError(f"{path}: diffusivity: expected finite numbers, found others at ids {bad[:5]}")

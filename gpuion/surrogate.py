@@ -240,9 +240,8 @@ class RadialSpectrum(nn.Module):
             n = torch.cat([torch.arange(top + 1), torch.arange(-top, 0)]).double()
             size = (n[:, None, None] ** 2 + n[:, None] ** 2 + n[: top + 1] ** 2).sqrt() * (self._SPAN / V)
             shell = torch.arange(1, self.SHELLS + 1, dtype=torch.float64)
-            share = (1 - (size.flatten()[:, None] - shell).abs()).clamp_min(
-                0
-            )  # a wave between two shells counts in both
+            # A wave between two shells counts in both.
+            share = (1 - (size.flatten()[:, None] - shell).abs()).clamp_min(0)
             share *= (1 + (n[: top + 1] > 0).double()).repeat(len(n) ** 2)[:, None]  # for its conjugate, too
             waves = 4 * math.pi * (shell**2 + 1 / 6) * (V / self._SPAN) ** 3  # a shell's, were they a continuum
             self._weights[key] = top, (share / waves).to(like.device, like.dtype)

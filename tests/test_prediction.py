@@ -168,3 +168,15 @@ def test_the_script_says_how_sure_it_is(tmp_path, capsys):
     assert rows["predicted"] == pytest.approx(found.d_star.tolist(), rel=1e-5)
     assert rows["spread"] == pytest.approx(found.spread.tolist(), rel=1e-3)
     assert len(net.meta["data"]) == 64
+
+
+def test_two_ranks_are_as_sure_as_one(tmp_path):
+    data = folder(tmp_path / "data", 40)
+    flags = ["--data", data, "--model", "nearest", "--epochs", 1, "--out"]
+    for ranks in (1, 2):
+        script(*flags, tmp_path / str(ranks), ranks=ranks)
+    one, two = (json.loads((tmp_path / str(ranks) / "metrics.json").read_text()) for ranks in (1, 2))
+    # One epoch's steps of rounded gradients; the distances are of descriptors, which have no weights.
+    for part in one:
+        assert two[part]["spread"] == pytest.approx(one[part]["spread"], rel=1e-2)
+        assert two[part]["coverage_68"] == pytest.approx(one[part]["coverage_68"], abs=0.2)
