@@ -1,13 +1,16 @@
 """Temperatures for replica exchange, from a short annealing before it: all neighbours exchange equally often.
 
-Legend: C chains, N particles, P temperatures of the pilot, S structures kept a temperature, R replicas.
+Legend: C chains, N particles, P temperatures of the pilot, G of a grid, R replicas.
 
-Where energies at 1/T = β have the standard deviation σ(β), neighbours Δβ apart exchange with a probability of
-erfc(Δβ σ / 2), exactly so for normal energies. So the rungs of a ladder lie at equal steps of ∫ σ dβ.
+Two chains at 1/T = β_a > β_b whose energies are normal, with means μ and variances s², exchange with a probability of
+
+    A = Φ(m / √v) + exp(Δβ m + Δβ² v / 2) Φ(−(m + Δβ v) / √v),    m = μ_a − μ_b,  v = s_a² + s_b²,  Δβ = β_a − β_b,
+
+in equilibrium, where m = −Δβ s², erfc(Δβ s / 2). Chains of many spheres are far from it for long: then cold ones have
+gone further down, and chains differ. The pilot's means and spreads tell both.
 """
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -24,17 +27,17 @@ from gpuion.starts import starts
 
 _TEMPERATURES = 10
 _CHAINS = 8
-_GRID = 4096
+_GRID = 1000
 
 
 def pilot(
     score: Score, centers: Tensor, *, box: float, diameter: float, low: float, high: float, steps: int,
     maximize: bool = True, seed: int = 0, ids: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Return temperatures falling from `high` to `low`, and how far scores spread at each, float64 [P] both.
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Return temperatures falling from `high` to `low`, and mean and spread of energies at each, float64 [P] each.
 
-    The spread is the standard deviation over all chains in the second half of their steps at a temperature: within
-    chains alone it would be too small, as they move slowly.
+    An energy is the score, or its negative where that is to rise; mean and standard deviation are over all chains in
+    the second half of their steps at a temperature.
 
     Parameters
     ----------
@@ -53,7 +56,7 @@ def pilot(
     kept = found.visited_score.view(len(centers), _TEMPERATURES, -1)
     late = kept[..., kept.shape[-1] // 2 :].cpu().transpose(0, 1).flatten(1)
     temperatures = high * cooling ** torch.arange(_TEMPERATURES, dtype=torch.float64)
-    return temperatures, late.std(1)
+    return temperatures, -late.mean(1) if maximize else late.mean(1), late.std(1)
 
 
 def fit(
@@ -69,12 +72,12 @@ def fit(
         return None
     if world.is_main and not path.exists():
         ids = 2 * torch.arange(_CHAINS, device=world.device) + (not goal.maximize)
-        temperatures, spread = pilot(
+        temperatures, mean, spread = pilot(
             score, starts(data, ids, "random", maximize=goal.maximize, seed=seed), box=data.box, diameter=data.diameter,
             low=low, high=high, steps=steps, maximize=goal.maximize, seed=seed, ids=2**32 - 2 * _CHAINS + ids,
         )  # fmt: skip
-        found, rate = spaced(temperatures, spread, replicas)
-        lines = {"temperatures": found, "pilot_temperatures": temperatures, "pilot_spread": spread}
+        found, rate = spaced(temperatures, mean, spread, replicas)
+        lines = {"temperatures": found, "pilot_temperatures": temperatures, "pilot_mean": mean, "pilot_spread": spread}
         files.write_json(path, {name: x.tolist() for name, x in lines.items()} | {"expected_swap_rate": rate})
         print(f"{path.stem}: {replicas} temperatures, neighbours should exchange at {rate:.0%}")
     world.barrier()
@@ -86,30 +89,60 @@ def read(path: Path) -> list[float]:
     return list(json.loads(path.read_text())["temperatures"]) if path.exists() else []
 
 
-def spaced(temperatures: Tensor, spread: Tensor, replicas: int) -> tuple[Tensor, float]:
+def spaced(temperatures: Tensor, mean: Tensor, spread: Tensor, replicas: int) -> tuple[Tensor, float]:
     """Return R temperatures from the lowest to the highest, float64 [R], and how often neighbours should exchange.
 
-    Between the temperatures given, log σ is taken to be linear in log β.
+    Of all ladders between the two the one whose rarest exchange is the most frequent; then all are about equal. Between
+    the temperatures given, means and spreads are taken to be linear in log T.
 
     Parameters
     ----------
-    temperatures, spread : float64 [P]
-        Falling temperatures, and the standard deviation of scores at each.
+    temperatures, mean, spread : float64 [P]
+        Falling temperatures, and mean and standard deviation of energies at each. A mean that rises as the temperature
+        falls is noise, and taken to be that before.
     replicas : int
         R, 2 or more.
 
     References
     ----------
-    Kofke, J. Chem. Phys. 117 (2002) 6911; Predescu, Predescu and Ciobanu, J. Chem. Phys. 120 (2004) 4119.
+    Kofke, J. Chem. Phys. 117 (2002) 6911, for the rate in equilibrium.
     """
     if replicas < 2:
         raise ValueError(f"an exchange takes 2 replicas or more, got {replicas}")
-    log_beta, sigma = -temperatures.log().numpy(), spread.numpy()
-    if not sigma.any():  # nothing to go by: equal ratios
-        return torch.from_numpy(np.exp(-np.linspace(log_beta[-1], log_beta[0], replicas))), 1.0
-    grid = np.linspace(log_beta[0], log_beta[-1], _GRID)
-    sigma = np.exp(np.interp(grid, log_beta, np.log(sigma.clip(1e-12 * sigma.max()))))
-    slope = sigma * np.exp(grid)  # σ dβ = σ β d log β
-    length = np.concatenate([[0.0], ((slope[1:] + slope[:-1]) / 2 * np.diff(grid)).cumsum()])
-    at = np.interp(np.linspace(length[-1], 0.0, replicas), length, grid)
-    return torch.from_numpy(np.exp(-at)), math.erfc(length[-1] / (replicas - 1) / 2)
+    rising = temperatures.log().flip(0).numpy()
+    grid = np.linspace(rising[0], rising[-1], _GRID)
+    falling = mean.cummin(0).values  # as the temperature falls
+    mu, s = (torch.from_numpy(np.interp(grid, rising, x.flip(0).numpy())) for x in (falling, spread))
+    rate = swap_rate(torch.from_numpy(np.exp(-grid)), mu, s).numpy()
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        rungs = _climb(rate, (low + high) / 2, replicas)
+        low, high = ((low + high) / 2, high) if rungs[-1] == _GRID - 1 else (low, (low + high) / 2)
+    # Where all exchange always, any ladder will do.
+    rungs = _climb(rate, low, replicas) if low < 1 - 1e-9 else np.linspace(0, _GRID - 1, replicas).astype(int).tolist()
+    return torch.from_numpy(np.exp(grid[rungs])), float(rate[rungs[:-1], rungs[1:]].min())
+
+
+def swap_rate(beta: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
+    """Return how often chains at each two of G temperatures exchange, [G, G], the colder one first.
+
+    Parameters
+    ----------
+    beta, mean, spread : float64 [G]
+        1/T, and mean and standard deviation of the energies there, normal ones.
+    """
+    step, m = beta[:, None] - beta, mean[:, None] - mean
+    v = (spread.square()[:, None] + spread.square()).clamp_min(1e-300)
+    root = v.sqrt()
+    ahead = torch.special.ndtr(m / root)
+    behind = step * m + step.square() * v / 2 + torch.special.log_ndtr(-(m + step * v) / root)
+    return (ahead + behind.exp()).clamp(max=1)
+
+
+def _climb(rate: np.ndarray, least: float, replicas: int) -> list[int]:
+    """Return the places on the grid of R rungs as far apart as rates of `least` or more allow, the first at 0."""
+    rungs = [0]
+    for _ in range(replicas - 1):
+        rare = (rate[rungs[-1], rungs[-1] + 1 :] < least).nonzero()[0]
+        rungs.append(rungs[-1] + int(rare[0]) if len(rare) else len(rate) - 1)
+    return rungs

@@ -106,10 +106,13 @@ def test_caution_makes_chains_go_by_less_than_is_predicted(go, axes):
     assert found.family.tolist() == ["annealed-max"] * 5
 
 
-def test_runs_of_replicas_exchange_and_say_how_often(go, capsys):
+def test_runs_of_replicas_exchange_and_say_how_often(go, script, monkeypatch, capsys):
+    real, asked = script.anneal, []
+    monkeypatch.setattr(script, "anneal", lambda *args, **given: asked.append(given) or real(*args, **given))
     out = go("--exchange", "3", "--exchange-every", "4", "--temperature", "0.05", "--cooling", "0.3")
     summary, traces = read(out, "summary.json"), read(out, "traces.json")
     printed = capsys.readouterr().out
+    assert [(given["cooling"], given["replicas"], given["every"]) for given in asked] == [(1.0, 3, 4)] * 2
     for d, odd in (("max", 0), ("min", 1)):
         heat = read(out, f"ladder-{d}.json")["temperatures"]
         assert traces[d]["temperatures"] == heat

@@ -76,6 +76,17 @@ def test_structures_are_led_towards_their_objective(like, goal):
     assert torch.equal(alone[0], found[2])
 
 
+def test_strides_shrink_and_the_best_on_the_way_is_returned():
+    x = torch.tensor([[[2.0, 5.0, 5.0]]])
+    setting = {"box": BOX, "diameter": DIAMETER}
+    slope = ascent.ascend(lambda c: c[:, 0, 0] / 10, x, Objective(), steps=3, **setting)
+    assert slope[0, 0].tolist() == pytest.approx([2 + 1 + 0.9 + 0.81, 5, 5], rel=1e-6)
+    peak = ascent.ascend(lambda c: -(c[:, 0, 0] - 3.2).square(), x, Objective(), steps=2, **setting)
+    assert peak[0, 0].tolist() == pytest.approx([3.0, 5, 5], rel=1e-6)  # at 2, 3 and 3.9
+    last = ascent.ascend(lambda c: -(c[:, 0, 0] - 2.1).square(), x, Objective(), steps=1, **setting)
+    assert torch.equal(last, x)
+
+
 def test_a_hill_that_is_flat_is_left_as_it_is(like):
     flat = ascent.ascend(lambda x: x.sum((1, 2)) * 0 + 1, like.centers, Objective(), box=BOX, diameter=DIAMETER)
     assert torch.equal(flat, like.centers)

@@ -10,7 +10,7 @@ from test_scores import Told, plain
 
 from gpuion.annealing import AnnealResult
 from gpuion.chains import load_state, save_state
-from gpuion.ladders import pilot, spaced
+from gpuion.ladders import pilot, spaced, swap_rate
 from gpuion.tempering import exchange, ladder, share
 
 SITES = torch.tensor(list(itertools.product(range(3), repeat=6)))
@@ -219,45 +219,75 @@ def test_bad_groups_are_refused(change, says):
         run(lattice_start(4, 8, 12, 3), steps=4, **change)
 
 
-def test_a_ladder_of_energies_as_wide_as_the_temperature_has_equal_ratios():
-    """σ = 2 T, as of harmonic modes: ∫ σ dβ = 2 ln β, and log σ is linear in log β as the rule assumes: exact."""
-    T = torch.logspace(0, -3, 8, dtype=torch.float64)
-    found, rate = spaced(T, 2 * T, 7)
-    assert torch.allclose(found, torch.logspace(-3, 0, 7, dtype=torch.float64), rtol=1e-5)
-    assert rate == pytest.approx(math.erfc(2 * 3 * math.log(10) / 6 / 2), rel=1e-5)  # the grid's steps: h²/24 each
+def test_a_ladder_of_harmonic_modes_has_equal_ratios():
+    """μ = n T / 2 and s = T √(n/2), exact by the equipartition of n modes; the grid has 1000 points a thousandfold."""
+    T = torch.logspace(0, -3, 4000, dtype=torch.float64)
+    found, rate = spaced(T, 3 * T, 3**0.5 * T, 7)
+    assert found[[0, -1]].tolist() == pytest.approx([1e-3, 1.0])
+    assert torch.allclose(
+        found, torch.logspace(-3, 0, 7, dtype=torch.float64), rtol=0.05
+    )  # 6 intervals, ln 10 / 333 each
+    mean, spread = 3 * found, 3**0.5 * found
+    each = swap_rate(1 / found, mean, spread).diagonal(1)
+    assert torch.allclose(each, each.new_full((6,), rate), rtol=0.05)
 
 
-def test_a_ladder_of_equally_wide_energies_has_equal_steps_of_beta_and_the_rate_it_says():
-    """Normal energies: mean −β s², deviation s at any β; 400 000 pairs of neighbours, 4.5 sigma."""
-    s, n = 0.3, 400_000
-    T = torch.logspace(0, -1, 8, dtype=torch.float64)
-    found, rate = spaced(T, torch.full_like(T, s), 4)
-    beta = 1 / found
-    assert torch.allclose(beta.diff(), torch.full((3,), -3.0, dtype=torch.float64), rtol=1e-5)
-    E = torch.randn(2, n, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * s - beta[1:3, None] * s**2
-    met = ((beta[1] - beta[2]) * (E[0] - E[1])).exp().clamp(max=1)
-    assert abs(float(met.mean()) - rate) < 4.5 * float(met.std()) / math.sqrt(n)
+def test_rates_of_normal_energies_are_what_they_say():
+    """Sampled: 400 000 pairs each, 4.5 sigma; in equilibrium, μ = −β s², the rate is erfc(Δβ s / 2)."""
+    n, random = 400_000, torch.Generator().manual_seed(1)
+    beta = torch.tensor([9.0, 6.0, 1.0], dtype=torch.float64)
+    mean, spread = (torch.tensor(x, dtype=torch.float64) for x in ([-1.0, -0.9, -0.2], [0.1, 0.3, 0.2]))
+    rate = swap_rate(beta, mean, spread)
+    for a, b in ((0, 1), (1, 2), (0, 2)):
+        E = [torch.randn(n, dtype=torch.float64, generator=random) * spread[k] + mean[k] for k in (a, b)]
+        met = ((beta[a] - beta[b]) * (E[0] - E[1])).exp().clamp(max=1)
+        assert abs(float(met.mean() - rate[a, b])) < 4.5 * float(met.std()) / math.sqrt(n)
+    s = torch.full((3,), 0.3, dtype=torch.float64)
+    expected = torch.special.erfc((beta[:, None] - beta).triu() * 0.3 / 2)
+    assert torch.allclose(swap_rate(beta, -beta * 0.09, s).triu(), expected.triu(), rtol=1e-12)
+
+
+def test_the_ladder_is_the_one_whose_rarest_exchange_is_the_most_frequent():
+    """Of all ladders of four on a coarse grid none has a higher least rate than the one found, but for the grid."""
+    T = torch.logspace(0, -1, 200, dtype=torch.float64)
+    mean, spread = -0.3 / T.sqrt(), 0.1 + 0.2 * (T * 5).sin().abs()
+    _, rate = spaced(T, mean, spread, 4)
+    some = torch.arange(0, 200, 3).flip(0)
+    rates = swap_rate(1 / T[some], mean[some], spread[some])
+    last = len(some) - 1
+    best = max(
+        min(float(rates[0, i]), float(rates[i, j]), float(rates[j, last]))
+        for i in range(1, last) for j in range(i + 1, last)
+    )  # fmt: skip
+    assert best - 0.005 <= rate <= best + 0.03
 
 
 def test_a_ladder_with_nothing_to_go_by_has_equal_ratios():
     T = torch.logspace(0, -2, 5, dtype=torch.float64)
-    assert torch.allclose(spaced(T, 0 * T, 3)[0], torch.tensor([0.01, 0.1, 1.0], dtype=torch.float64))
+    found, rate = spaced(T, 0 * T, 0 * T, 3)
+    assert found.tolist() == pytest.approx([0.01, 0.1, 1.0], rel=0.01)  # 1000 points a hundredfold
+    assert rate == 1
     with pytest.raises(ValueError, match="2 replicas"):
-        spaced(T, T, 1)
+        spaced(T, T, T, 1)
 
 
 @pytest.mark.usefixtures("single_thread")
-def test_a_pilot_measures_spreads_and_its_ladder_exchanges_as_foreseen():
-    """The spread over all states is known: the pilot's is of 128 chains' last 150 of 300 steps.
+@pytest.mark.parametrize("maximize", [True, False])
+def test_a_pilot_measures_energies_and_its_ladder_exchanges_as_foreseen(maximize):
+    """Mean and spread over all states are known: the pilot's are of 128 chains' last 150 of 300 steps.
 
     With a correlation of some 20 steps these are 128 · 4 samples or more: 3% of the spread, times 4.5.
     """
     start = torch.tensor([[0.25, 0.25, 0.25], [1.25, 1.25, 1.25]]).expand(128, 2, 3)
-    T, spread = pilot(toy, start, box=3.0, diameter=1.0, low=0.3, high=2.0, steps=300, maximize=False, seed=1)
-    exact = torch.stack([((p := boltzmann(t, -1)) @ SCORES.square() - (p @ SCORES) ** 2).sqrt() for t in T])
+    setting = {"box": 3.0, "diameter": 1.0, "maximize": maximize}
+    sign = 1 if maximize else -1
+    T, mean, spread = pilot(toy, start, low=0.3, high=2.0, steps=300, seed=1, **setting)
+    p = torch.stack([boltzmann(t, sign) for t in T])
+    exact = (p @ SCORES.square() - (p @ SCORES) ** 2).sqrt()
     assert T[[0, -1]].tolist() == pytest.approx([2.0, 0.3])
     assert torch.allclose(spread, exact, rtol=0.14)
-    heat, rate = spaced(T, spread, 3)
-    shares = tempered(400, 300, heat=heat, every=3, maximize=False).swaps.view(400, 3)[:, :2].mean(0)
+    assert float(((mean + sign * (p @ SCORES)) / exact).abs().max()) < 4.5 / math.sqrt(512)
+    heat, rate = spaced(T, mean, spread, 3)
+    shares = tempered(400, 300, heat=heat, every=3, maximize=maximize).swaps.view(400, 3)[:, :2].mean(0)
     # Energies are not quite normal here: both pairs exchange as often as each other and as foreseen to 0.1.
     assert float((shares - rate).abs().max()) < 0.1
