@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from gpuion.kernels.rows import add_rows, fill, fma, inline, inside, span
+from gpuion.kernels.rows import add_rows, aligned, fill, fma, inline, inside, span
 
 _LINES = 8  # worked on at once: the planes' parts, 40 kB, stay in the first cache
 
@@ -114,14 +114,12 @@ class Bench(NamedTuple):
 def benches(modes: Modes, W: int, threads: int) -> Bench:
     """Return the rooms of all threads, in arrays of one more dimension."""
     K, W, T = len(modes.lines), (W + 3) // 4 * 4, threads
-
-    def room(*size: int) -> np.ndarray:
-        return np.zeros((T, *size), np.float32)
-
+    pitch = K * K // 16 * 16 + 16  # never 4096 bytes: the rows would meet in the same places of the first cache
+    line = _LINES * K // 16 * 16 + 16
     return Bench(
-        np.zeros((T, 2, W, W, 2), np.int64), np.zeros((T, 2, 3, 2), np.int64), room(2, W + 1, K), room(2, W, W * K),
-        room(4, W * K), room(2, 2, 2, W, K * K + 16), np.zeros((T, 2), np.int64), room(2, K, 2, W),
-        room(4, _LINES * K + 16), room(_LINES * K), np.zeros((T, *modes.low.shape)),
+        np.zeros((T, 2, W, W, 2), np.int64), np.zeros((T, 2, 3, 2), np.int64), aligned(T, 2, W + 1, K),
+        aligned(T, 2, W, W * K), aligned(T, 4, W * K), aligned(T, 2, 2, 2, W, pitch), np.zeros((T, 2), np.int64),
+        aligned(T, 2, K, 2, W), aligned(T, 4, line), aligned(T, line), np.zeros((T, *modes.low.shape)),
     )  # fmt: skip
 
 
