@@ -231,15 +231,20 @@ def plane_waves(centers: Tensor, box: float, *, reach: float, radius: float) -> 
     radius : float
         a, voxels.
     """
-    top = math.floor(reach * box / (2 * math.pi) + 1e-9)
-    steps = torch.arange(-top, top + 1)
-    n = torch.cartesian_prod(steps, steps, steps)
-    half = (n * torch.tensor([4 * top * top + 4 * top + 1, 2 * top + 1, 1])).sum(1) > 0  # one of each pair
-    near = n.square().sum(1) <= (reach * box / (2 * math.pi)) ** 2 + 1e-9
-    k = (n[half & near] * (2 * math.pi / box)).to(centers)
+    k = (wave_numbers(box, reach) * (2 * math.pi / box)).to(centers)
     length = k.norm(dim=1)
     seen = math.sqrt(2) * torch.sinc(length * (radius / math.pi))
     phase = centers @ k.mT
     cosine, sine = phase.cos() * seen, phase.sin() * seen
     slopes = torch.cat([-sine, cosine], -1)[:, :, None] * k.mT.repeat(1, 2)
     return torch.cat([cosine, sine], -1), slopes, length.square().repeat(2)
+
+
+def wave_numbers(box: float, reach: float) -> Tensor:
+    """Return one n of each pair ±n ≠ 0 with 2π |n| / box ≤ reach, int64 [M / 2, 3]."""
+    top = math.floor(reach * box / (2 * math.pi) + 1e-9)
+    steps = torch.arange(-top, top + 1)
+    n = torch.cartesian_prod(steps, steps, steps)
+    half = (n * torch.tensor([4 * top * top + 4 * top + 1, 2 * top + 1, 1])).sum(1) > 0
+    near = n.square().sum(1) <= (reach * box / (2 * math.pi)) ** 2 + 1e-9
+    return n[half & near]

@@ -12,12 +12,13 @@ from gpuion.contacts import Contacts, bumps, contacts, crowding, lengths, shells
 from gpuion.kirchhoff import Circuit, plane_waves, power
 from gpuion.predictor import Predictor, Standard, layers
 
-_CUTOFF = 16.5  # of a contact, voxels: coronas touch at 14, and their tails reach some two voxels more
-_AFFINE = math.exp(-8)  # a bath's conductance over a corona's
-_WEIGHT = 870.0  # of a sphere's corona, where one voxel of corona counts 1
-_REACH = 2 * math.pi * 3 / 75  # of the bath's waves, 1/voxel
-_RADIUS = 6.0  # of a sphere as the bath sees it, voxels
-_ALPHA = 3 * 4 / 3 * math.pi * 7**3  # polarizability of a good conductor as large as a sphere with its corona, voxels³
+CUTOFF = 16.5  # of a contact, voxels: coronas touch at 14, and their tails reach some two voxels more
+AFFINE = math.exp(-8)  # a bath's conductance over a corona's
+WEIGHT = 870.0  # of a sphere's corona, where one voxel of corona counts 1
+REACH = 2 * math.pi * 3 / 75  # of the bath's waves, 1/voxel
+RADIUS = 6.0  # of a sphere as the bath sees it, voxels
+ALPHA = 3 * 4 / 3 * math.pi * 7**3  # polarizability of a good conductor as large as a sphere with its corona, voxels³
+RING_WIDTH, THIRD_WIDTH = 1.2, 2.4  # of the bumps over distances to neighbours, and to third spheres, voxels
 
 
 class ResistorNetwork(Predictor):
@@ -79,16 +80,21 @@ class ResistorNetwork(Predictor):
             For malformed centres, or a cell in which two spheres could touch through two images.
         """
         vector = vectors(centers, box)
-        if box < 2 * _CUTOFF:
-            raise ValueError(f"contacts reach {_CUTOFF} voxels, so box must be {2 * _CUTOFF:g} or more, got {box}")
+        self.check(box)
         distance = lengths(vector)
-        found = contacts(vector, distance, _CUTOFF)
+        found = contacts(vector, distance, CUTOFF)
         rings, thirds = self.rings.float(), self.thirds.float()
         return (
             found.ends.int(), found.vector, found.distance, found.real, found.slots.int(),
-            shells(vector, distance, rings, 1.2), crowding(found, vector, box, thirds, 2.4),
+            shells(vector, distance, rings, RING_WIDTH), crowding(found, vector, box, thirds, THIRD_WIDTH),
             centers, centers.new_full((len(centers),), box, dtype=torch.float64),
         )  # fmt: skip
+
+    @staticmethod
+    def check(box: float) -> None:
+        """Raise ValueError for a cell in which two spheres could touch through two images."""
+        if box < 2 * CUTOFF:
+            raise ValueError(f"contacts reach {CUTOFF} voxels, so box must be {2 * CUTOFF:g} or more, got {box}")
 
     def normalize(self, *inputs: Tensor) -> None:
         """Fix the scales of the surroundings."""
@@ -125,17 +131,17 @@ class ResistorNetwork(Predictor):
         conductance = self._conductance(found, place, self.beside(beside[:, :E]))
         weight, spread, coupling, polarizability = self.sphere(torch.cat([around, place], -1)).unbind(-1)
         edge = float(box[0])  # one of all: a batch is of one cell
-        waves, slopes, squares = plane_waves(centers.double(), edge, reach=_REACH, radius=_RADIUS)
-        solvent = _AFFINE * self.common[2].exp()
+        waves, slopes, squares = plane_waves(centers.double(), edge, reach=REACH, radius=RADIUS)
+        solvent = AFFINE * self.common[2].exp()
         circuit = Circuit(
             ends=found.ends, vector=found.vector, slots=found.slots, conductance=conductance,
             spread=spread.clamp(-6, 6).exp(), orders=self.orders.exp(),
             coupling=3 * (coupling + self.common[1]).clamp(-6, 6).exp(),
-            polarizability=solvent * _ALPHA * (polarizability + self.common[3]).clamp(-6, 6).exp(),
+            polarizability=solvent * ALPHA * (polarizability + self.common[3]).clamp(-6, 6).exp(),
             solvent=solvent.expand(len(box)), volume=edge**3,
             waves=waves.to(dtype), slopes=slopes.to(dtype), squares=squares.to(dtype),
         )  # fmt: skip
-        total = _WEIGHT * (0.3 * weight + self.common[0]).exp().sum(1, keepdim=True)
+        total = WEIGHT * (0.3 * weight + self.common[0]).exp().sum(1, keepdim=True)
         return power(circuit) / total
 
     def _conductance(self, found: Contacts, place: Tensor, beside: Tensor) -> Tensor:
@@ -145,5 +151,5 @@ class ResistorNetwork(Predictor):
         bump = bumps(found.distance, self.lengths, 1.0)
         learned = self.contact(torch.cat([bump, beside, tail + head, tail * head], -1))[..., 0]
         falling = self.slope[0] + self.slope[1] * nn.functional.softplus(2 * (found.distance - 13))
-        fade = (1 + torch.cos(math.pi * (found.distance / _CUTOFF).clamp(max=1))) / 2
+        fade = (1 + torch.cos(math.pi * (found.distance / CUTOFF).clamp(max=1))) / 2
         return (learned + falling).clamp(-12, 8).exp() * fade.clamp_min(1e-9) * found.real

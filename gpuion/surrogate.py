@@ -78,9 +78,9 @@ class Surrogate(Predicting):
             "boundary": boundary, "voxels": voxels, "widths": list(widths), "hidden": hidden, "pool": pool,
         }  # fmt: skip
         self.meta: dict[str, Any] = {}
-        self.body: _CubeBody | _PaperBody
+        self.body: CubeBody | _PaperBody
         if boundary == "periodic":
-            self.body = _CubeBody(widths, pool)
+            self.body = CubeBody(widths, pool)
         else:
             assert voxels is not None
             self.body = _PaperBody(widths, voxels, _TILES if boundary == "tiled" else 1)
@@ -224,7 +224,7 @@ class RadialSpectrum(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Return [B, SHELLS] of images [B, 1, V, V, V]."""
         V = image.shape[-1]
-        top, shells = self._shells(V, image)
+        top, shells = self.shells(V, image)
         parts = image[:, 0].split(len(image) if image.is_cuda else 1)  # MKL's batches round otherwise than single ones
         waves = torch.cat([torch.fft.rfftn(part, dim=(-3, -2, -1))[..., : top + 1] for part in parts])
         low = torch.cat([waves[:, : top + 1], waves[:, V - top :]], 1)
@@ -232,7 +232,7 @@ class RadialSpectrum(nn.Module):
         power = (low.real.square() + low.imag.square()) / V**3
         return (power.flatten(1) @ shells + 1e-6).log()
 
-    def _shells(self, V: int, like: Tensor) -> tuple[int, Tensor]:
+    def shells(self, V: int, like: Tensor) -> tuple[int, Tensor]:
         """Return the highest wave number along an axis, and each kept wave's weight in each shell."""
         key = (V, like.device, like.dtype)
         if key not in self._weights:
@@ -248,7 +248,7 @@ class RadialSpectrum(nn.Module):
         return self._weights[key]
 
 
-class _CubeBody(nn.Module):
+class CubeBody(nn.Module):
     """The radial spectrum; average pooling, tied periodic convolutions, and every channel's mean after each of them."""
 
     def __init__(self, widths: Sequence[int], pool: int) -> None:
@@ -263,8 +263,7 @@ class _CubeBody(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Return features [B, C]."""
         V, k = image.shape[-1], self.pool
-        if V % k or V // k < 3:
-            raise ValueError(f"{V} voxels are not three or more windows of {k}; choose another pool or V")
+        self.check(V)
         # Sums from the outermost axis inwards run along memory: half the time of avg_pool3d.
         cells = image.reshape(-1, V // k, k, V, V).sum(2).view(-1, V // k, V // k, k, V).sum(3)
         share = cells.view(-1, 1, V // k, V // k, V // k, k).sum(-1) / k**3  # of each cell, inside a sphere
@@ -275,6 +274,11 @@ class _CubeBody(nn.Module):
             x = convolution(x).relu()
             means.append(x.mean((2, 3, 4), dtype=image.dtype))
         return self.norm(torch.cat(means, 1))
+
+    def check(self, voxels: int) -> None:
+        """Raise ValueError unless images of so many voxels can be pooled."""
+        if voxels % self.pool or voxels // self.pool < 3:
+            raise ValueError(f"{voxels} voxels are not three or more windows of {self.pool}; choose another pool or V")
 
 
 class _PaperBody(nn.Module):

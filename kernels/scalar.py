@@ -5,7 +5,6 @@ same arithmetic, so that the results are equal bit for bit.
 """
 
 import contextlib
-import math
 from collections.abc import Iterator
 
 import numba
@@ -15,6 +14,7 @@ from numba import prange, uint32, uint64
 from torch import Tensor
 
 from gpuion.kernels.reference import Stream
+from gpuion.kernels.rows import inside, span
 
 _DRAW, _PARENT = int(Stream.DRAW), int(Stream.PARENT)
 _UNIT = 2.0**-32
@@ -211,31 +211,22 @@ def _voxelize(image, centers, radius, spacing):
     for b in prange(B):
         for n in range(N):
             cx, cy, cz = centers[b, n]
-            for x in _span(cx, radius, spacing):
+            first_x, end_x = span(cx, radius, spacing)
+            first_y, end_y = span(cy, radius, spacing)
+            for x in range(first_x, end_x):
                 dx = (x + 0.5) * spacing - cx
-                for y in _span(cy, radius, spacing):
+                for y in range(first_y, end_y):
                     dy = (y + 0.5) * spacing - cy
                     plane = dx * dx + dy * dy
                     if plane < square:
-                        # Whole rows at a time, 2.1 times as fast as a test of each voxel: only the ends are tested.
-                        inside = _span(cz, math.sqrt(square - plane), spacing)
-                        first, last = inside.start, inside.stop - 1
-                        while first <= last and not plane + ((first + 0.5) * spacing - cz) ** 2 < square:
-                            first += 1
-                        while first <= last and not plane + ((last + 0.5) * spacing - cz) ** 2 < square:
-                            last -= 1
+                        # Whole rows at a time, 2.1 times as fast as a test of each voxel.
+                        first, end = inside(cz, plane, square, spacing)
                         row = image[b, x % V, y % V]
-                        if first >= 0 and last < V:
-                            row[first : last + 1] = 1.0
+                        if first >= 0 and end <= V:
+                            row[first:end] = 1.0
                         else:
-                            for z in range(first, last + 1):
+                            for z in range(first, end):
                                 row[z % V] = 1.0
-
-
-@numba.njit(cache=True)
-def _span(center, reach, spacing):
-    """Return the indices of all voxels that may lie within reach of a centre on an axis."""
-    return range(int(np.floor((center - reach) / spacing - 0.5)), int(np.ceil((center + reach) / spacing - 0.5)) + 1)
 
 
 def voxelize(image: Tensor, centers: Tensor, *, radius: float, spacing: float) -> None:

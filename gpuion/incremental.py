@@ -1,0 +1,120 @@
+"""The periodic image network as a score that is told of moves: on a CPU, a sphere's move changes little of its layers.
+
+Legend: C chains, N particles, V voxels along an edge, G cells.
+
+Counts of voxels, convolutions around the moved sphere, sums of channels and the image's Fourier modes are kept. All but
+the score itself is a function of the structure, bit for bit, whatever the way to it: integers, or numbers made
+anew by the same operations. So no errors add up, and there is nothing to refresh.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gpuion.kernels import cells, modes, trials
+from gpuion.kernels.scalar import same_threads
+from gpuion.surrogate import CubeBody, Surrogate
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Chains:
+    """What is known of some chains, what their last proposals were, and room for each thread."""
+
+    memory: trials.Memory
+    move: trials.Move
+    room: tuple[Any, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageScore:
+    """D* of the periodic `Surrogate` on a CPU as an `IncrementalScore`; made by `image_score`.
+
+    A score has the same bits alone, in a batch, and on any number of threads. `accept` changes the state that it is
+    given; a trial state holds until the next `propose`.
+    """
+
+    network: trials.Network
+
+    def start(self, centers: Tensor) -> tuple[Tensor, _Chains]:
+        """Return the scores float64 [C] of structures [C, N, 3] without overlaps, and what to go on from."""
+        network, C, T = self.network, len(centers), torch.get_num_threads()
+        size, channels = int(network.layers.first[-1]), int(network.layers.channels[1:].sum())
+        memory = trials.Memory(
+            centers.double().numpy().copy(), np.zeros((C, modes.size(network.modes)), np.int32),
+            np.zeros((C, size), np.float32), np.zeros((C, channels), np.int64), np.zeros(C),
+        )  # fmt: skip
+        move = trials.Move(
+            np.zeros(C, np.int64), np.zeros((C, 3)), np.zeros((C, 4), np.int64), np.zeros((C, size), np.float32),
+            np.zeros((C, channels), np.int64), np.zeros(C),
+        )  # fmt: skip
+        widest = math.ceil(2 * network.radius / network.spacing) + 3
+        shells = np.zeros((T, len(network.head.scale) - channels + 1))
+        room = modes.benches(network.modes, widest, T), cells.desks(network.layers, T), shells
+        with same_threads():
+            trials.start(*network, memory, move, *room)
+        return torch.from_numpy(memory.score.copy()), _Chains(memory=memory, move=move, room=room)
+
+    def propose(self, state: _Chains, sphere: Tensor, position: Tensor, trial: Tensor) -> tuple[Tensor, _Chains]:  # noqa: ARG002
+        """Return the scores float64 [C] if each chain moved a sphere [C] to a position [C, 3]."""
+        state.move.sphere[:] = sphere.numpy()
+        state.move.position[:] = position.numpy()
+        with same_threads():
+            trials.propose(*self.network, state.memory, state.move, *state.room)
+        return torch.from_numpy(state.move.score.copy()), state
+
+    def accept(self, state: _Chains, trial_state: _Chains, accepted: Tensor) -> _Chains:
+        """Return the state of chains that moved where `accepted`, bool [C], is true."""
+        assert state is trial_state
+        with same_threads():
+            cell = self.network.radius, self.network.spacing
+            memory = state.memory, state.move
+            trials.commit(self.network.modes, self.network.layers, *cell, *memory, accepted.numpy(), state.room[0])
+        return state
+
+
+def image_score(net: Surrogate, *, box: float, diameter: float, voxels: int) -> ImageScore:
+    """Return the score of a trained network, of the weights that it has now, for images of so many voxels.
+
+    Parameters
+    ----------
+    net : Surrogate
+        A periodic one; read as in evaluation mode.
+    box, diameter : float
+        Edge of the cell and diameter of the spheres.
+    voxels : int
+        V.
+
+    Raises
+    ------
+    ValueError
+        For another network, or a number of voxels that it does not take.
+    """
+    body = net.body
+    if not isinstance(body, CubeBody):
+        raise ValueError(f"only the periodic network is scored by moves, got {net.arguments['boundary']!r}")
+    body.check(voxels)
+
+    def numbers(x: Tensor) -> np.ndarray:
+        return x.detach().double().cpu().numpy()
+
+    top, weights = body.spectrum.shells(voxels, torch.zeros((), dtype=torch.float64))
+    number = 2 * top + 1
+    weights = weights.view(number, number, top + 1, -1)[: top + 1, : top + 1]
+    convolutions = [(numbers(layer.weight), numbers(layer.bias)) for layer in body.convolutions]
+    norm = body.norm
+    scale = numbers(norm.weight) / np.sqrt(numbers(norm.running_var) + norm.eps)
+    last = [numbers(x).reshape(-1) for x in (net.output.weight, net.output.bias, net.output_scale, net.output_shift)]
+    network = trials.Network(
+        modes=modes.modes(voxels, weights.numpy(), voxels**3),
+        layers=cells.layers(voxels // body.pool, body.pool, *zip(*convolutions, strict=True)),
+        head=trials.Head(
+            scale, numbers(norm.bias) - numbers(norm.running_mean) * scale, numbers(net.hidden.weight),
+            numbers(net.hidden.bias), np.concatenate(last),
+        ),
+        box=float(box), radius=diameter / 2, spacing=box / voxels,
+    )  # fmt: skip
+    return ImageScore(network=network)

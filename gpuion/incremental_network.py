@@ -1,0 +1,130 @@
+"""The network of resistors as a score that is told of moves: on a CPU, a move leaves most conductances as they were.
+
+Legend: C chains, N particles.
+
+What spheres and contacts are like is kept, and found anew near the sphere that moved, by the same operations: a state
+is a function of the structure, bit for bit, whatever the way to it. Kirchhoff's laws are solved anew each time, in
+float64: currents, spheres and bath are eliminated in turn, and what is left is the power. A sum over the moments of
+the bath's waves takes the place of a product of matrices.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gpuion.kernels import links, resistors
+from gpuion.kernels.scalar import same_threads
+from gpuion.resistors import AFFINE, ALPHA, CUTOFF, RADIUS, REACH, RING_WIDTH, THIRD_WIDTH, WEIGHT, ResistorNetwork
+from gpuion.kirchhoff import wave_numbers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Chains:
+    """What is known of some chains and was of the last proposals, their D*, and room for each thread."""
+
+    known: resistors.Links
+    trial: resistors.Links
+    value: np.ndarray
+    proposed: np.ndarray
+    room: resistors.Slate
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NetworkScore:
+    """D* of a `ResistorNetwork` on a CPU as an `IncrementalScore`; made by `network_score`.
+
+    A score has the same bits alone, in a batch, and on any number of threads. `accept` changes the state that it is
+    given; a trial state holds until the next `propose`.
+    """
+
+    network: tuple[Any, ...]
+    per_axis: bool = False
+
+    def start(self, centers: Tensor) -> tuple[Tensor, _Chains]:
+        """Return the scores float64 [C], or [C, 3] along the axes, of structures [C, N, 3], and what to go on from."""
+        C, N, _ = centers.shape
+        res, place, _, contact, bath = self.network
+        inputs, hidden, channels = contact.first.shape[1], len(place.first_bias), len(place.third_bias)
+        inputs = max(inputs, 2 * len(res.rings) + channels)
+
+        def empty() -> resistors.Links:
+            x = centers.double().remainder(res.box).numpy().copy()
+            return resistors.Links(
+                x, np.zeros((C, N, channels), np.float32), np.zeros((C, N, 4)), np.zeros((C, N, N))
+            )
+
+        top = 2 * int(np.abs(bath.steps).max(initial=0))
+        room = links.slates(torch.get_num_threads(), N, channels, inputs, hidden, 2 * len(bath.steps), top)
+        state = _Chains(
+            known=empty(), trial=empty(), value=np.zeros((C, 3)), proposed=np.zeros((C, 3)), room=room
+        )
+        with same_threads():
+            links.start(*self.network, state.known, state.room, state.value)
+        return self._score(state.value), state
+
+    def propose(self, state: _Chains, sphere: Tensor, position: Tensor, trial: Tensor) -> tuple[Tensor, _Chains]:  # noqa: ARG002
+        """Return the scores if each chain moved a sphere [C] to a position [C, 3]."""
+        state.proposed[:] = state.value
+        places = position.double().remainder(self.network[0].box).numpy()
+        with same_threads():
+            links.propose(
+                *self.network, state.known, state.trial, sphere.contiguous().numpy(), places, state.room, state.proposed
+            )
+        return self._score(state.proposed), state
+
+    def accept(self, state: _Chains, trial_state: _Chains, accepted: Tensor) -> _Chains:
+        """Return the state of chains that moved where `accepted`, bool [C], is true."""
+        assert state is trial_state
+        moved = accepted.numpy()
+        with same_threads():
+            links.commit(state.known, state.trial, moved)
+        state.value[moved] = state.proposed[moved]
+        return state
+
+    def _score(self, value: np.ndarray) -> Tensor:
+        found = torch.from_numpy(value.copy())
+        return found if self.per_axis else (found[:, 0] + found[:, 1] + found[:, 2]) / 3
+
+
+def network_score(net: ResistorNetwork, *, box: float, per_axis: bool = False) -> NetworkScore:
+    """Return the score of a trained network, of the weights that it has now, in a cell of edge `box`.
+
+    Raises
+    ------
+    ValueError
+        For a cell in which two spheres could touch through two images.
+    """
+    net.check(box)
+    common = numbers(net.common)
+    steps = wave_numbers(box, REACH).numpy()
+    length = 2 * math.pi / box * np.linalg.norm(steps, axis=1)
+    solvent = AFFINE * math.exp(common[2])
+    res = resistors.Resistors(
+        numbers(net.lengths), numbers(net.rings), numbers(net.thirds), RING_WIDTH, THIRD_WIDTH,
+        numbers(net.around.mean), numbers(net.around.scale), numbers(net.beside.mean), numbers(net.beside.scale),
+        numbers(net.slope), common, float(box), CUTOFF,
+    )  # fmt: skip
+    bath = resistors.Bath(
+        steps, math.sqrt(2) * np.sinc(length * RADIUS / math.pi), np.exp(numbers(net.orders)), solvent,
+        solvent * ALPHA, WEIGHT,
+    )  # fmt: skip
+    parts = tuple(_perceptron(part) for part in (net.place, net.sphere, net.contact))
+    return NetworkScore(network=(res, *parts, bath), per_axis=per_axis)
+
+
+def numbers(x: Tensor) -> np.ndarray:
+    """Return a parameter as float64."""
+    return x.detach().double().cpu().numpy()
+
+
+def _perceptron(part: nn.Sequential) -> resistors.Perceptron:
+    """Return the layers' weights, with inputs of weight 0 up to the next multiple of four."""
+    found = []
+    for layer in (part[0], part[2], part[4]):
+        weight = numbers(layer.weight).astype(np.float32)
+        found += [np.pad(weight, ((0, 0), (0, -weight.shape[1] % 4))), numbers(layer.bias).astype(np.float32)]
+    return resistors.Perceptron(*found)

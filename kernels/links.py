@@ -1,0 +1,86 @@
+"""Chains of structures scored by the network of resistors: loops under numba over threads, each its share of chains.
+
+Legend: C chains, N particles, T threads.
+"""
+
+import numba
+import numpy as np
+from numba import prange
+
+from gpuion.kernels.resistors import Links, Slate, look, solve
+from gpuion.kernels.rows import aligned, inline
+
+
+def slates(T: int, N: int, channels: int, inputs: int, hidden: int, waves: int, top: int) -> Slate:
+    """Return the rooms of all threads, in arrays of one more dimension."""
+    most = max(N * (N - 1) // 2, N) // 16 * 16 + 16
+    size = max(8 * N + 3, N + waves + 16)
+    return Slate(
+        aligned(T, (inputs + 3) // 4 * 4, most), aligned(T, 2, (hidden + 3) // 4 * 4, most),
+        aligned(T, max(channels, 4), most), np.zeros((T, most, 2), np.int64), np.zeros((T, size * size)),
+        np.zeros((T, 2, 2, 2 * top + 1, 2 * top + 1, 2 * top + 1)),
+    )  # fmt: skip
+
+
+@inline
+def _slate(all_, t):
+    return Slate(all_.features[t], all_.hidden[t], all_.results[t], all_.pairs[t], all_.system[t], all_.waves[t])
+
+
+@inline
+def _links(all_, c):
+    return Links(all_.centers[c], all_.place[c], all_.node[c], all_.conductance[c])
+
+
+@inline
+def _copy(source, target):
+    target.centers[:] = source.centers
+    target.place[:] = source.place
+    target.node[:] = source.node
+    target.conductance[:] = source.conductance
+
+
+@inline
+def _move(center, position):
+    """Move a sphere; return where it was and where it is, [2, 3], or nothing if that is the same."""
+    places, count = np.empty((2, 3)), 0
+    for axis in range(3):
+        places[0, axis], places[1, axis] = center[axis], position[axis]
+        if center[axis] != position[axis]:
+            center[axis], count = position[axis], 2
+    return places[:count]
+
+
+@numba.njit(cache=True, parallel=True)
+def start(res, place, sphere, contact, bath, known, slates, power):
+    """Fill what is known of the chains from their centres, and their power [C, 3]."""
+    C, T = len(power), len(slates.system)
+    for t in prange(T):
+        slate = _slate(slates, t)
+        for c in range(t, C, T):
+            links = _links(known, c)
+            look(res, place, sphere, contact, bath, links, np.empty((0, 3)), slate)
+            solve(res, bath, links, slate, power[c])
+
+
+@numba.njit(cache=True, parallel=True)
+def propose(res, place, sphere, contact, bath, known, trial, spheres, positions, slates, power):
+    """Fill `trial` with what would be known if a sphere of each chain moved; leave the power of those that do not."""
+    C, T = len(power), len(slates.system)
+    for t in prange(T):
+        slate = _slate(slates, t)
+        for c in range(t, C, T):
+            links = _links(trial, c)
+            _copy(_links(known, c), links)
+            moved = _move(links.centers[spheres[c]], positions[c])
+            if len(moved):
+                look(res, place, sphere, contact, bath, links, moved, slate)
+                solve(res, bath, links, slate, power[c])
+
+
+@numba.njit(cache=True, parallel=True)
+def commit(known, trial, accepted):
+    """Take over what is known of the chains `accepted` bool [C]."""
+    for c in prange(len(accepted)):
+        if accepted[c]:
+            _copy(_links(trial, c), _links(known, c))

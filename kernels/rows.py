@@ -1,0 +1,82 @@
+"""What lattice kernels share on a CPU: sums of weighted rows, and the rows of voxels inside a sphere."""
+
+import math
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+# Forced, as in gpuion.kernels.levels; and nothing here may be reordered, so a number's bits depend on no neighbour.
+inline = numba.njit(cache=True)
+
+
+@intrinsic
+def fma(typing, a, b, c):  # noqa: ARG001, numba's signature
+    """Return a b + c rounded once, on every processor: half the instructions where there is one for it."""
+
+    def generate(context, builder, signature, arguments):  # noqa: ARG001
+        kind = arguments[0].type
+        name = "llvm.fma.f32" if isinstance(kind, ir.FloatType) else "llvm.fma.f64"
+        function = builder.module.declare_intrinsic(name, fnty=ir.FunctionType(kind, [kind] * 3))
+        return builder.call(function, arguments)
+
+    return (types.float32 if a == types.float32 else types.float64)(a, a, a), generate
+
+
+def aligned(*size: int) -> np.ndarray:
+    """Return zeros float32 that begin with a line of the cache; a vector that lies across two takes twice the time."""
+    flat = np.zeros(math.prod(size) + 16, np.float32)
+    first = -flat.ctypes.data % 64 // 4
+    return flat[first : first + math.prod(size)].reshape(size)
+
+
+@inline
+def fill(row, value):
+    """Set a row to a value: numba's own assignment takes ten times as long for some slices."""
+    for i in range(len(row)):
+        row[i] = value
+
+
+@inline
+def add_rows(rows, begin, weights, out):
+    """Add to `out` [n] the rows [R, …] from `begin` on, each times its weight, the first row first; R in fours.
+
+    One output and eight inputs a loop: of more, LLVM would not test whether they overlap, and use no vectors.
+    """
+    n, end, r = len(out), begin + len(out), 0
+    while r + 8 <= len(weights):
+        a, b, c, d = rows[r, begin:end], rows[r + 1, begin:end], rows[r + 2, begin:end], rows[r + 3, begin:end]
+        e, f, g, h = rows[r + 4, begin:end], rows[r + 5, begin:end], rows[r + 6, begin:end], rows[r + 7, begin:end]
+        s, t, u, v = weights[r], weights[r + 1], weights[r + 2], weights[r + 3]
+        w, x, y, z = weights[r + 4], weights[r + 5], weights[r + 6], weights[r + 7]
+        for i in range(n):
+            total = fma(v, d[i], fma(u, c[i], fma(t, b[i], fma(s, a[i], out[i]))))
+            out[i] = fma(z, h[i], fma(y, g[i], fma(x, f[i], fma(w, e[i], total))))
+        r += 8
+    if r < len(weights):
+        a, b, c, d = rows[r, begin:end], rows[r + 1, begin:end], rows[r + 2, begin:end], rows[r + 3, begin:end]
+        s, t, u, v = weights[r], weights[r + 1], weights[r + 2], weights[r + 3]
+        for i in range(n):
+            out[i] = fma(v, d[i], fma(u, c[i], fma(t, b[i], fma(s, a[i], out[i]))))
+
+
+@inline
+def span(center, reach, spacing):
+    """Return the first and one past the last index of all voxels that may lie within reach of a centre on an axis."""
+    return int(np.floor((center - reach) / spacing - 0.5)), int(np.ceil((center + reach) / spacing - 0.5)) + 1
+
+
+@inline
+def inside(center, plane, square, spacing):
+    """Return the first and one past the last voxel of a row inside a sphere, by its centre's coordinate along the row.
+
+    `plane` is the squared distance across, below `square`, the squared radius. Only the ends are tested.
+    """
+    first, last = span(center, math.sqrt(square - plane), spacing)
+    while first < last and not plane + ((first + 0.5) * spacing - center) ** 2 < square:
+        first += 1
+    while first < last and not plane + ((last - 0.5) * spacing - center) ** 2 < square:
+        last -= 1
+    return first, last
