@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import warnings
 
 import torch
 
@@ -32,6 +33,8 @@ def arrange(net: Model, precision: str, device: torch.device, *, compile: bool =
         _check_bf16(net, device)
     if compile:
         _check_compiler(net, device)
+        # The power spectrum stays as it is, and takes little time.
+        warnings.filterwarnings("ignore", "Torchinductor does not support code generation for complex")
         net.compile()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
 

@@ -40,8 +40,8 @@ class Doubt(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("whitening", torch.zeros(features, features))
-        self.register_buffer("scale", torch.tensor(torch.nan))  # not known yet
-        self.register_buffer("quantiles", torch.full((LEVELS,), torch.nan))
+        self.register_buffer("scale", torch.tensor(0.0))  # not known yet
+        self.register_buffer("quantiles", torch.zeros(LEVELS))
 
     @torch.no_grad()
     def measure(self, features: Tensor) -> None:
@@ -53,7 +53,7 @@ class Doubt(nn.Module):
         factor = torch.linalg.cholesky(y.mT @ y / len(y) + ridge)
         self.mean.copy_(x.mean(0))
         self.whitening.copy_(torch.linalg.inv(factor).mT / deviation[:, None])
-        self.scale.fill_(torch.nan)
+        self.scale.zero_()
 
     @torch.no_grad()
     def calibrate(self, features: Tensor, error: Tensor) -> None:
@@ -70,7 +70,8 @@ class Doubt(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return σ [B] of features [B, C], NaN before it is known."""
-        return self.scale.to(features) * self.distance(features)
+        known = torch.where(self.scale > 0, self.scale, torch.nan)
+        return known.to(features) * self.distance(features)
 
 
 def reach(quantiles: Tensor, coverage: float) -> Tensor:
