@@ -29,6 +29,7 @@ from gpuion import files, ladders, objectives, outcome, timing, work
 from gpuion.annealing import anneal, check_settings
 from gpuion.capacity import check_memory
 from gpuion.chains import load_state, load_states, save_state
+from gpuion.checkpoints import PRETRAINED
 from gpuion.config import option, parse
 from gpuion.dataset import write_shard
 from gpuion.distributed import World, start
@@ -42,7 +43,6 @@ from gpuion.training import fingerprint
 
 CYCLES = {"max": 50, "min": 100}  # the paper's
 SHARD = 16  # structures
-PRETRAINED = Path(gpuion.__file__).parent / "pretrained" / "network.pt"  # on structures as in data/study
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ def main() -> None:
     data, net, goals = gpuion.open_dataset(config.data), None, config.goals
     content = {"data": data.fingerprint}
     if config.score == "surrogate":
-        checkpoint = config.checkpoint or str(PRETRAINED)
+        checkpoint = config.checkpoint or PRETRAINED
         net = gpuion.load_surrogate(checkpoint, world.device)
         check_fit(net.meta, data, checkpoint, force=config.force)
         content["checkpoint"] = fingerprint(net)
@@ -133,8 +133,8 @@ def main() -> None:
 
 def check(config: Config) -> None:
     """Refuse what cannot be done before any work."""
-    if not config.data or (config.score == "surrogate" and not config.checkpoint and not PRETRAINED.is_file()):
-        raise ConfigError("give --data FOLDER (of simulate.py) and --checkpoint FILE (of train.py)")
+    if not config.data:
+        raise ConfigError("give --data FOLDER (of simulate.py)")
     least = {"chains": 1, "relabel": 0, "relabel_min": 0, "batch": 1, "seed": 0, "exchange": 1, "exchange_every": 1}
     for name, number in least.items():
         if getattr(config, name) is not None and getattr(config, name) < number:

@@ -92,17 +92,8 @@ def gradient(net: Model | None, like: Dataset, objective: Objective) -> Callable
     def diffusivity(centers: Tensor) -> Tensor:
         return net(*net.prepare(centers, like.box, like.diameter))
 
-    x = like.centers[:1].to(net.output_shift.device)
-    return diffusivity if _has_gradient(diffusivity, x) else exact_gradient(like)
-
-
-def _has_gradient(diffusivity: Callable[[Tensor], Tensor], x: Tensor) -> bool:
-    """Return whether autograd finds a finite gradient at centres x that is not all zeros."""
     with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        try:
-            value = diffusivity(x).sum()
-            found = torch.autograd.grad(value, x, allow_unused=True)[0] if value.requires_grad else None
-        except RuntimeError:  # through operations that autograd cannot take back
-            return False
-    return found is not None and bool(found.isfinite().all() & found.any())
+        x = like.centers[:1].to(net.output_shift.device).requires_grad_()
+        value = diffusivity(x).sum()
+        known = torch.autograd.grad(value, x, allow_unused=True)[0] if value.requires_grad else None
+    return diffusivity if known is not None and bool(known.any()) else exact_gradient(like)

@@ -20,7 +20,7 @@ from gpuion.labeling import Labels, label
 from gpuion.models import Model
 from gpuion.objectives import Objective, aim
 from gpuion.predictor import Predictor
-from gpuion.scores import Each, Score, Sure
+from gpuion.scores import Each, Score
 from gpuion.surrogate import Surrogate
 from gpuion.voxels import voxelize
 
@@ -125,7 +125,7 @@ def surrogate_score(
     Parameters
     ----------
     net : Model
-        One that is `per_axis` if that is asked for, and that is `Sure` if `doubt` is.
+        One that is `per_axis` if that is asked for.
     like : Dataset
         Its cell.
     batch : int
@@ -135,7 +135,6 @@ def surrogate_score(
         Whether the score is a pair: D*, and its standard deviation.
     """
     if doubt:
-        assert isinstance(net, Sure)
         return Each(_sure_score(net, like, batch, per_axis))
     if isinstance(net, Predictor):
         return Each(_centers_score(net, like, batch, per_axis))
@@ -164,11 +163,12 @@ def _centers_score(net: Predictor, like: Dataset, batch: int, per_axis: bool) ->
     return score
 
 
-def _sure_score(net: Sure, like: Dataset, batch: int, per_axis: bool) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+def _sure_score(net: Model, like: Dataset, batch: int, per_axis: bool) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     def score(centers: Tensor) -> tuple[Tensor, Tensor]:
         found = net.predict(centers, box=like.box, diameter=like.diameter, batch=batch)
         if not per_axis:
             return found.d_star, found.d_star * found.spread
+        assert found.d_star_axes is not None
         return found.d_star_axes, found.d_star_axes * found.spread[:, None]  # axes are about as sure as their mean
 
     return score

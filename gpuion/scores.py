@@ -42,18 +42,6 @@ class IncrementalScore(Protocol):
         """Return the state of chains that moved where `accepted`, bool [C], is true and else did not."""
 
 
-@runtime_checkable
-class Sure(Protocol):
-    """A model that says how sure it is of D*."""
-
-    def predict(self, centers: Tensor, *, box: float, diameter: float, batch: int) -> Any:
-        """Return an object of D* of centres [C, N, 3].
-
-        Its `d_star` [C] is their mean over the axes, `d_star_axes` [C, 3] or None those along them, `spread` [C] the
-        standard deviation of log D*, NaN where it is not known.
-        """
-
-
 Score = Callable[[Tensor], Tensor] | IncrementalScore
 
 

@@ -17,12 +17,12 @@ from gpuion.errors import CheckpointError, ConfigError, DatasetError
 from gpuion.models import Model
 from gpuion.objectives import Objective, attained, check_target
 from gpuion.packing import place
-from gpuion.scores import Sure
+from gpuion.prediction import Predicting
 
 _FRESH = 2**31  # added to a chain's id for the id of its start structure, which then is none of the data's
 
 
-def check_fit(meta: dict[str, Any], data: Dataset, checkpoint: str, *, force: bool = False) -> None:
+def check_fit(meta: dict[str, Any], data: Dataset, checkpoint: str | Path, *, force: bool = False) -> None:
     """Raise CheckpointError for a surrogate of other structures than the data's, unless forced."""
     here = {"box": data.box, "diameter": data.diameter, "d_reference": data.d_reference}
     for name, value in {**here, "n_particles": data.centers.shape[1]}.items():
@@ -63,9 +63,9 @@ def _check_model(net: Any, data: Dataset, objective: Objective) -> None:
 
 def _is_sure(net: Any, data: Dataset) -> bool:
     """Return whether a model gives its spread, by what it says of one structure."""
-    if not isinstance(net, Sure):
+    if not isinstance(net, Predicting):
         return False
-    one = data.centers[:1].to(getattr(net, "output_shift", data.centers).device)
+    one = data.centers[:1].to(next(net.buffers()).device)
     found = net.predict(one, box=data.box, diameter=data.diameter, batch=1)
     return bool(found.spread.isfinite().all())
 

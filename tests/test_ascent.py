@@ -34,7 +34,7 @@ class Hill(Predictor):
     per_axis = True
 
     def __init__(self, has_gradient=True):
-        super().__init__({})
+        super().__init__({}, 1)
         self.has_gradient = has_gradient
         self.asked = []
 

@@ -189,13 +189,13 @@ def test_axes_of_model_and_solver_have_the_mean_that_they_are_known_by(like):
 class Unsure(ResistorNetwork):
     """A network that says how sure it is of each structure, in relative terms."""
 
-    doubt = 0.1
+    relative = 0.1
 
     def predict(self, centers, *, box, diameter, batch):  # noqa: ARG002
         with torch.no_grad():
             D = torch.cat([self(*self.prepare(c[None], box, diameter)) for c in centers]).double()
         return types.SimpleNamespace(
-            d_star=D.mean(-1), d_star_axes=D, spread=torch.full((len(D),), self.doubt).double()
+            d_star=D.mean(-1), d_star_axes=D, spread=torch.full((len(D),), self.relative).double()
         )
 
 
@@ -223,7 +223,7 @@ def test_models_that_cannot_serve_an_objective_are_refused(like):
         check_goals(cautious, like, None)
     net = Unsure(hidden=8)
     check_goals(cautious, like, net)
-    net.doubt = math.nan
+    net.relative = math.nan
     with pytest.raises(ConfigError, match="knows how sure it is"):
         check_goals(cautious, like, net)
     with pytest.raises(ConfigError, match="knows how sure it is"):
