@@ -18,8 +18,8 @@ from gpuion.labeling import label
 from gpuion.models import Model
 from gpuion.objectives import Objective, aim
 from gpuion.predictor import Predictor
-from gpuion.scores import Each, Score, Sure
 from gpuion.resistors import ResistorNetwork
+from gpuion.scores import Each, Score, Sure
 from gpuion.surrogate import Surrogate
 from gpuion.voxels import voxelize
 
