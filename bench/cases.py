@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
+import cases_anneal
 import cases_data
 import cases_medium
 import cases_models
@@ -15,6 +16,7 @@ CASES: dict[str, Callable[[Setting], Iterable[Row]]] = {
     "medium": cases_medium.medium,
     "label": cases_data.label,
     "images": cases_data.images,
+    "anneal": cases_anneal.anneal,
     "walk": cases_walk.walk,
     "sass": cases_walk.machine_code,
     "one-percent": cases_walk.one_percent,

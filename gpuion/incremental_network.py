@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from gpuion.kernels import links, resistors
 from gpuion.kernels.scalar import same_threads
-from gpuion.resistors import AFFINE, ALPHA, CUTOFF, RADIUS, REACH, RING_WIDTH, THIRD_WIDTH, WEIGHT, ResistorNetwork
 from gpuion.kirchhoff import wave_numbers
+from gpuion.resistors import AFFINE, ALPHA, CUTOFF, RADIUS, REACH, RING_WIDTH, THIRD_WIDTH, WEIGHT, ResistorNetwork
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,15 +53,11 @@ class NetworkScore:
 
         def empty() -> resistors.Links:
             x = centers.double().remainder(res.box).numpy().copy()
-            return resistors.Links(
-                x, np.zeros((C, N, channels), np.float32), np.zeros((C, N, 4)), np.zeros((C, N, N))
-            )
+            return resistors.Links(x, np.zeros((C, N, channels), np.float32), np.zeros((C, N, 4)), np.zeros((C, N, N)))
 
         top = 2 * int(np.abs(bath.steps).max(initial=0))
         room = links.slates(torch.get_num_threads(), N, channels, inputs, hidden, 2 * len(bath.steps), top)
-        state = _Chains(
-            known=empty(), trial=empty(), value=np.zeros((C, 3)), proposed=np.zeros((C, 3)), room=room
-        )
+        state = _Chains(known=empty(), trial=empty(), value=np.zeros((C, 3)), proposed=np.zeros((C, 3)), room=room)
         with same_threads():
             links.start(*self.network, state.known, state.room, state.value)
         return self._score(state.value), state

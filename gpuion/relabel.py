@@ -20,6 +20,7 @@ from gpuion.labeling import Labels, label
 from gpuion.models import Model
 from gpuion.objectives import Objective, aim
 from gpuion.predictor import Predictor
+from gpuion.resistors import ResistorNetwork
 from gpuion.scores import Each, Score
 from gpuion.surrogate import Surrogate
 from gpuion.voxels import voxelize
@@ -188,15 +189,20 @@ def exact_score(like: Dataset, tolerance: float, *, per_axis: bool = False) -> E
 def score_of(net: Model | None, like: Dataset, goal: Objective, batch: int, tolerance: float) -> Score:
     """Return what chains go by: an objective by a model, or where there is none by the exact solver.
 
-    The periodic network on a CPU is told of moves: its D* is within 1e-5 of that of `surrogate_score`, ten times as
-    quickly.
+    On a CPU the periodic network and the network of resistors are told of moves: several times as quick, and within
+    1e-5 of `surrogate_score`.
     """
     if net is None:
         return aim(exact_score(like, tolerance, per_axis=goal.per_axis), goal)
-    if isinstance(net, Surrogate) and net.arguments["boundary"] == "periodic" and net.output_shift.device.type == "cpu":
+    on_cpu = next(iter(net.parameters()), torch.empty(0)).device.type == "cpu"
+    if on_cpu and isinstance(net, Surrogate) and net.arguments["boundary"] == "periodic":
         from gpuion.incremental import image_score
 
         return aim(image_score(net, box=like.box, diameter=like.diameter, voxels=_voxels(net, like)), goal)
+    if on_cpu and isinstance(net, ResistorNetwork) and not goal.caution:
+        from gpuion.incremental_network import network_score
+
+        return aim(network_score(net, box=like.box, per_axis=goal.per_axis), goal)
     return aim(surrogate_score(net, like, batch, per_axis=goal.per_axis, doubt=goal.caution > 0), goal)
 
 

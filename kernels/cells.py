@@ -8,7 +8,6 @@ A layer is [C, G, G, G] in one row, a region's new numbers [C, n, n, n].
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from gpuion.kernels.rows import add_rows, aligned, fill, inline

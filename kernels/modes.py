@@ -10,7 +10,6 @@ and imaginary parts: [L, K], with as many l as the power spectrum needs. The blo
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from gpuion.kernels.rows import add_rows, aligned, fill, fma, inline, inside, span

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpuion.kernels.elimination import eliminate, wave_sums
+from gpuion.kernels.elimination import add_waves, eliminate, mirror_waves, plane_of, turns_of, wave
 from gpuion.kernels.rows import add_rows, fill, inline
 
 
@@ -344,46 +344,55 @@ def _assemble_bath(res, bath, links, spheres, waves, whole):
     """Set the system of spheres and bath with its right sides; return the polarized spheres' own power."""
     N, H = len(links.centers), len(bath.steps)
     M, unit, top = 2 * H, 2 * np.pi / res.box, waves.shape[2] // 2
-    phases = links.centers * unit
-    polarized = 0.0
+    edge, polarized = 2 * top + 1, 0.0
+    turns, plane = np.empty((2, 3, edge)), np.empty((2, edge * edge))
+    fill(waves.reshape(waves.size), 0.0)
     for i in range(N):
         h = links.node[i, 2]
         polarized += links.node[i, 3]
+        turns_of(links.centers[i] * unit, top, turns)
+        plane_of(turns, plane)
+        add_waves(turns, plane, h, waves[0].reshape(2, edge, edge * edge))
+        add_waves(turns, plane, links.node[i, 3], waves[1].reshape(2, edge, edge * edge))
         for j in range(i, N):
             whole[i, j] = spheres[i, j]
         whole[i, i] += h
         for axis in range(3):
             whole[i, N + M + axis] = spheres[i, N + axis]
         for m in range(H):
-            angle = 0.0
-            for axis in range(3):
-                angle += bath.steps[m, axis] * phases[i, axis]
-            whole[i, N + m] = -h * bath.seen[m] * np.cos(angle)
-            whole[i, N + H + m] = -h * bath.seen[m] * np.sin(angle)
-    wave_sums(phases, links.node[:, 2], top, waves[0])
-    wave_sums(phases, links.node[:, 3], top, waves[1])
+            q = bath.steps[m]
+            cosine, sine = wave(turns, top + q[0], top + q[1], top + q[2])
+            whole[i, N + m], whole[i, N + H + m] = -h * bath.seen[m] * cosine, -h * bath.seen[m] * sine
+    mirror_waves(waves[0], top)
+    mirror_waves(waves[1], top)
     for m in range(H):
-        a = bath.steps[m]
-        for n in range(H):
-            b = bath.steps[n]
-            seen = bath.seen[m] * bath.seen[n] / 2
-            along = (a[0] * b[0] + a[1] * b[1] + a[2] * b[2]) * unit * unit
-            x, y, z = top + a[0] + b[0], top + a[1] + b[1], top + a[2] + b[2]
-            u, v, w = top + a[0] - b[0], top + a[1] - b[1], top + a[2] - b[2]
-            h_sum, h_less = waves[0, 0, x, y, z], waves[0, 0, u, v, w]
-            a_sum, a_less = along * waves[1, 0, x, y, z], along * waves[1, 0, u, v, w]
-            if n >= m:
-                whole[N + m, N + n] = seen * (h_less + h_sum + a_less - a_sum)
-                whole[N + H + m, N + H + n] = seen * (h_less - h_sum + a_less + a_sum)
-            h_sum, h_less = waves[0, 1, x, y, z], waves[0, 1, u, v, w]
-            a_sum, a_less = along * waves[1, 1, x, y, z], along * waves[1, 1, u, v, w]
-            whole[N + m, N + H + n] = seen * (h_sum - h_less - a_sum - a_less)
-        stiff = res.box**3 * bath.solvent * (a[0] * a[0] + a[1] * a[1] + a[2] * a[2]) * unit * unit
-        whole[N + m, N + m] += stiff
-        whole[N + H + m, N + H + m] += stiff
-        for axis in range(3):
-            k = a[axis] * unit * bath.seen[m]
-            x, y, z = top + a[0], top + a[1], top + a[2]
-            whole[N + m, N + M + axis] = -k * waves[1, 1, x, y, z]
-            whole[N + H + m, N + M + axis] = k * waves[1, 0, x, y, z]
+        _assemble_wave(bath, m, unit, res.box**3 * bath.solvent, waves, N, whole)
     return polarized
+
+
+@inline
+def _assemble_wave(bath, m, unit, stiffness, waves, N, whole):
+    """Set a wave's rows, cosine and sine, of the system: products of waves are waves of sums and differences."""
+    H, top, a = len(bath.steps), waves.shape[2] // 2, bath.steps[m]
+    for n in range(H):
+        b = bath.steps[n]
+        seen = bath.seen[m] * bath.seen[n] / 2
+        along = (a[0] * b[0] + a[1] * b[1] + a[2] * b[2]) * unit * unit
+        x, y, z = top + a[0] + b[0], top + a[1] + b[1], top + a[2] + b[2]
+        u, v, w = top + a[0] - b[0], top + a[1] - b[1], top + a[2] - b[2]
+        h_sum, h_less = waves[0, 0, x, y, z], waves[0, 0, u, v, w]
+        a_sum, a_less = along * waves[1, 0, x, y, z], along * waves[1, 0, u, v, w]
+        if n >= m:
+            whole[N + m, N + n] = seen * (h_less + h_sum + a_less - a_sum)
+            whole[N + H + m, N + H + n] = seen * (h_less - h_sum + a_less + a_sum)
+        h_sum, h_less = waves[0, 1, x, y, z], waves[0, 1, u, v, w]
+        a_sum, a_less = along * waves[1, 1, x, y, z], along * waves[1, 1, u, v, w]
+        whole[N + m, N + H + n] = seen * (h_sum - h_less - a_sum - a_less)
+    stiff = stiffness * (a[0] * a[0] + a[1] * a[1] + a[2] * a[2]) * unit * unit
+    whole[N + m, N + m] += stiff
+    whole[N + H + m, N + H + m] += stiff
+    for axis in range(3):
+        k = a[axis] * unit * bath.seen[m]
+        x, y, z = top + a[0], top + a[1], top + a[2]
+        whole[N + m, N + 2 * H + axis] = -k * waves[1, 1, x, y, z]
+        whole[N + H + m, N + 2 * H + axis] = k * waves[1, 0, x, y, z]

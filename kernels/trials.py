@@ -9,9 +9,8 @@ import numba
 import numpy as np
 from numba import prange
 
-from gpuion.kernels.cells import UNITS, Desk, Layers, accept, desk, trial
+from gpuion.kernels.cells import UNITS, Layers, accept, desk, trial
 from gpuion.kernels.modes import (
-    Bench,
     Modes,
     add_sphere,
     bench,

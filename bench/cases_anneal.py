@@ -1,0 +1,94 @@
+"""Annealing: proposals a second by a network on the whole structure, and by what a move changes."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from measure import Limit, Row, Setting, in_turn
+
+import gpuion
+from gpuion.relabel import surrogate_score
+from gpuion.scores import IncrementalScore, Whole
+
+_CELLS = {False: (91, 75.0, 75), True: (8, 35.0, 35)}  # spheres, box and voxels, by whether it is to be tiny
+_PAPER = 10 * 125_000  # proposals of ten runs upwards
+
+
+def anneal(setting: Setting) -> Iterator[Row]:
+    """Proposals a second against chains, whole structures against moves, both decided and made: images and circuits."""
+    N, box, voxels = _CELLS[setting.tiny]
+    diameter = gpuion.sphere_diameter(91, 75.0, 0.1)
+    for C in (1, 2) if setting.tiny else (1, 8, 32, 128):
+        centers = gpuion.place("random", n_structures=C, n_particles=N, box=box, diameter=diameter, device="cpu")
+        for model, (plain, moves) in _scores(centers, box, diameter, voxels).items():
+            rounds = 1 if setting.tiny else max(2, 64 // C)
+            tasks = [_steps(score, centers, box, diameter, rounds) for score in (moves, plain)]
+            ours, theirs = in_turn(*tasks, repeats=setting.repeats)
+            count = C * rounds
+            rate = sorted(count / s for s in ours)[len(ours) // 2]
+            slow = sorted(count / s for s in theirs)[len(theirs) // 2]
+            yield Row(
+                what=f"{model}, {C} chains of {N} spheres", unit="proposals/s", samples=[count / s for s in ours],
+                peer="the network on whole structures", peer_samples=[count / s for s in theirs],
+                limit=Limit(value=10 * slow, what="the aim, ten times the network on whole structures"),
+                facts={
+                    "estimated_hours_of_the_papers_ten_runs_upwards": {
+                        "by moves": _PAPER / rate / 3600, "whole": _PAPER / slow / 3600
+                    }
+                },
+            )  # fmt: skip
+
+
+def _scores(centers: torch.Tensor, box: float, diameter: float, voxels: int) -> dict[str, tuple[Any, Any]]:
+    """Return each model's scores: of whole structures, and of moves. Weights are random: they cost what others do."""
+    from gpuion.incremental import image_score
+    from gpuion.incremental_network import network_score
+    from gpuion.resistors import ResistorNetwork
+
+    torch.manual_seed(0)
+    image, circuit = gpuion.Surrogate().eval(), ResistorNetwork().eval()
+    targets = torch.linspace(0.05, 1, 8)
+    image.calibrate(targets)
+    some = centers[:8].expand(8, -1, -1) if len(centers) < 8 else centers[:8]
+    circuit.calibrate(targets, circuit.prepare(some, box, diameter))
+    image.meta = {"box": box, "voxels": voxels}
+    like: Any = type("Cell", (), {"box": box, "diameter": diameter})
+    moves: dict[str, IncrementalScore] = {
+        "periodic": image_score(image, box=box, diameter=diameter, voxels=voxels),
+        "network": network_score(circuit, box=box),
+    }
+    nets: dict[str, Any] = {"periodic": image, "network": circuit}
+    found = {}
+    for name, net in nets.items():
+        whole = torch.no_grad()(surrogate_score(net, like, min(8, len(centers))).score)
+        expected, got = whole(centers).double(), moves[name].start(centers)[0]
+        if not torch.allclose(expected, got, rtol=1e-4, atol=0):
+            raise ValueError(f"{name}: scores of moves are not those of whole structures")
+        found[name] = Whole(whole), moves[name]
+    return found
+
+
+def _steps(score: Any, centers: torch.Tensor, box: float, diameter: float, rounds: int) -> Callable[[], None]:
+    """Return a task of so many proposals a chain; about a third is accepted, as in the middle of an annealing."""
+    state = score.start(centers)[1]
+    here, draw = centers, torch.Generator().manual_seed(1)
+    C, N, _ = centers.shape
+    chain = torch.arange(C)
+
+    def task() -> None:
+        nonlocal state, here
+        for _ in range(rounds):
+            sphere = torch.randint(N, (C,), generator=draw)
+            axis, sign = (torch.randint(k, (C,), generator=draw) for k in (3, 2))
+            trial = here.clone()
+            trial[chain, sphere, axis] = torch.remainder(trial[chain, sphere, axis] + 2 * sign - 1, box)
+            apart = (trial - trial[chain, sphere][:, None]).abs()
+            square = torch.minimum(apart, box - apart).square().sum(-1)
+            square[chain, sphere] = torch.inf
+            free = square.amin(1) >= diameter**2
+            _, trial_state = score.propose(state, sphere, trial[chain, sphere], trial)
+            accepted = free & (torch.rand(C, generator=draw) < 1 / 3)
+            state = score.accept(state, trial_state, accepted)
+            here = torch.where(accepted[:, None, None], trial, here)
+
+    return task
