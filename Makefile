@@ -43,7 +43,7 @@ demo: install
 	$(BIN)/python anneal.py $(LAPTOP) --data $(DEMO)/dataset --checkpoint $(DEMO)/model-1/surrogate.pt \
 	  --out $(DEMO)/round-1
 	$(BIN)/python train.py $(LAPTOP) --data $(DEMO)/dataset $(DEMO)/round-1 --out $(DEMO)/model-2 \
-	  --checkpoint $(DEMO)/model-1/surrogate.pt --epochs 40 --learning-rate 5e-3
+	  --checkpoint $(DEMO)/model-1/surrogate.pt --epochs 20 --learning-rate 3e-3
 	$(BIN)/python anneal.py $(LAPTOP) --data $(DEMO)/dataset $(DEMO)/round-1 \
 	  --checkpoint $(DEMO)/model-2/surrogate.pt --out $(DEMO)/round-2 --seed 1
 	$(BIN)/python anneal.py $(LAPTOP) --data $(DEMO)/dataset $(DEMO)/round-1 $(DEMO)/round-2 --score exact \
