@@ -164,7 +164,7 @@ def test_the_operations_of_a_step_are_counted():
     # Two tied layers on 3³ cells, 27 multiply-adds a weight: forward, and backward for weights (both) and inputs (one).
     conv = [2 * 27 * 27 * 1 * 4, 2 * 27 * 27 * 4 * 4]
     product = 2 * (net.hidden.in_features * 4 + 4)
-    spectrum = 2 * net.body.spectrum._shells(15, torch.zeros(1))[1].numel()
+    spectrum = 2 * net.body.spectrum.shells(15, torch.zeros(1))[1].numel()
     before = {name: x.clone() for name, x in net.state_dict().items()}
     found = throughput.operations(net, data, PLAN)
     assert found == pytest.approx(2 * conv[0] + 3 * conv[1] + 3 * product + spectrum, rel=1e-6)
