@@ -28,6 +28,7 @@ from gpuion.starts import starts
 _TEMPERATURES = 10
 _CHAINS = 8
 _GRID = 1000
+_RARE = 0.1
 
 
 def pilot(
@@ -79,7 +80,8 @@ def fit(
         found, rate = spaced(temperatures, mean, spread, replicas)
         lines = {"temperatures": found, "pilot_temperatures": temperatures, "pilot_mean": mean, "pilot_spread": spread}
         files.write_json(path, {name: x.tolist() for name, x in lines.items()} | {"expected_swap_rate": rate})
-        print(f"{path.stem}: {replicas} temperatures, neighbours should exchange at {rate:.0%}")
+        advice = "" if rate > _RARE else "; more replicas or a narrower range would exchange more"
+        print(f"{path.stem}: {replicas} temperatures, neighbours should exchange at {rate:.0%}{advice}")
     world.barrier()
     return torch.tensor(read(path), dtype=torch.float64)
 

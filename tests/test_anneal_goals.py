@@ -135,6 +135,13 @@ def test_runs_of_replicas_exchange_and_say_how_often(go, script, monkeypatch, ca
         assert found.predicted[part].tolist() == [most(rows[:3]), most(rows[3:])]
 
 
+def test_a_ladder_too_wide_for_its_replicas_is_named(go, capsys):
+    go("--maximize", "--exchange", "2", "--temperature", "5", "--cooling", "1e-3", "--chains", "1")
+    assert "; more replicas or a narrower range would exchange more" in capsys.readouterr().out
+    go("--maximize", "--exchange", "2", "--temperature", "5", "--cooling", "0.9", "--chains", "1", out="narrow")
+    assert "a narrower range" not in capsys.readouterr().out  # D* spreads over less than a tenth of these temperatures
+
+
 def test_a_run_of_replicas_is_the_same_among_others_and_on_another_rank(go, script, tmp_path, monkeypatch):
     flags = ("--maximize", "--exchange", "2", "--temperature", "0.05", "--cooling", "0.3", "--chains", "3")
     many = load_state(go(*flags, out="three") / "state-max-0of1.pt")
