@@ -66,7 +66,7 @@ class Config:
     score: str = option("surrogate", "what to anneal on: surrogate or exact solve", choices=("surrogate", "exact"))
     start: str = option(
         "random", "fresh random structures, the data's best ones, or fresh ones led along the gradient of D",
-        choices=("random", "data", "ascent"),
+        choices=("random", "data", "ascent"), aliases=("start_from",),  # torchrun takes --start for one of its own
     )  # fmt: skip
     relabel: int = option(200, "visited structures a direction to label besides the runs' best")
     relabel_min: int | None = option(None, "the same downwards, if it is another number")

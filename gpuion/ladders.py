@@ -7,7 +7,9 @@ Two chains at 1/T = β_a > β_b whose energies are normal, with means μ and var
     A = Φ(m / √v) + exp(Δβ m + Δβ² v / 2) Φ(−(m + Δβ v) / √v),    m = μ_a − μ_b,  v = s_a² + s_b²,  Δβ = β_a − β_b,
 
 in equilibrium, where m = −Δβ s², erfc(Δβ s / 2). Chains of many spheres are far from it for long: then cold ones have
-gone further down, and chains differ. The pilot's means and spreads tell both.
+gone further down, and chains differ. The pilot's means and spreads tell both. A is of attempts far apart in time; few
+steps apart they meet the same energies: of 91 spheres, each tenth step, 4 to 10% of attempts succeeded between eight
+temperatures for which the pilot foresaw 34%, all pairs about alike.
 """
 
 import json
@@ -28,6 +30,7 @@ from gpuion.starts import starts
 _TEMPERATURES = 10
 _CHAINS = 8
 _GRID = 1000
+_RARE = 0.1
 
 
 def pilot(
@@ -79,7 +82,10 @@ def fit(
         found, rate = spaced(temperatures, mean, spread, replicas)
         lines = {"temperatures": found, "pilot_temperatures": temperatures, "pilot_mean": mean, "pilot_spread": spread}
         files.write_json(path, {name: x.tolist() for name, x in lines.items()} | {"expected_swap_rate": rate})
-        print(f"{path.stem}: {replicas} temperatures, neighbours should exchange at {rate:.0%}")
+        advice = "" if rate > _RARE else "; more replicas or a narrower range would exchange more"
+        print(
+            f"{path.stem}: {replicas} temperatures, neighbours should exchange in {rate:.0%} of attempts far apart{advice}"
+        )
     world.barrier()
     return torch.tensor(read(path), dtype=torch.float64)
 

@@ -94,8 +94,8 @@ def _tell(summary: dict[str, Any]) -> None:
             line = "best predicted D* {predicted:.4f}, exact {exact:.4f}; " if "predicted" in numbers else ""
             print(f"{d}: {line}best exact D* {{best:.4f}}, {{ratio:.3f}} of the data's {{data:.4f}}".format(**numbers))
         else:
-            line = "best predicted {predicted:.4f}, exact {exact:.4f}; " if "predicted" in numbers else ""
-            print(f"{d} of {{objective}}: {line}best exact {{best:.4f}}, the data's {{data:.4f}}".format(**numbers))
+            line = "best predicted {predicted:.4g}, exact {exact:.4g}; " if "predicted" in numbers else ""
+            print(f"{d} of {{objective}}: {line}best exact {{best:.4g}}, the data's {{data:.4g}}".format(**numbers))
         if "swap_rates" in numbers:
             print(f"{d}: neighbours exchanged temperatures at " + ", ".join(f"{p:.0%}" for p in numbers["swap_rates"]))
     whole = summary["all"]

@@ -1,5 +1,6 @@
 """anneal.py after other goals: objectives, caution, exchange, ascent; what does not fit; the paper's own rule."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -10,6 +11,7 @@ import types
 import pytest
 import test_anneal_script as whole
 import torch
+import torch.distributed.run
 
 import gpuion
 from gpuion import capacity
@@ -80,7 +82,7 @@ def test_a_goal_of_the_network_ends_in_labels_of_its_own_family(go, axes, data, 
     assert summary[d]["data"] == most(attained(goal, known).tolist())
     assert summary[d].get("target") == goal.target
     assert "mape" in summary["all"]
-    assert f"{d} of {name}: best predicted {best:.4f}, exact" in capsys.readouterr().out
+    assert f"{d} of {name}: best predicted {best:.4g}, exact" in capsys.readouterr().out
     assert contents(go("--objective", name, *(["--target", "0.5"] if name == "target" else []))) == contents(out)
 
 
@@ -133,6 +135,13 @@ def test_runs_of_replicas_exchange_and_say_how_often(go, script, monkeypatch, ca
         most = max if d == "max" else min
         rows = [row[-1] for row in traces[d]["best_trace"]]
         assert found.predicted[part].tolist() == [most(rows[:3]), most(rows[3:])]
+
+
+def test_a_ladder_too_wide_for_its_replicas_is_named(go, capsys):
+    go("--maximize", "--exchange", "2", "--temperature", "5", "--cooling", "1e-3", "--chains", "1")
+    assert "; more replicas or a narrower range would exchange more" in capsys.readouterr().out
+    go("--maximize", "--exchange", "2", "--temperature", "5", "--cooling", "0.9", "--chains", "1", out="narrow")
+    assert "a narrower range" not in capsys.readouterr().out  # D* spreads over less than a tenth of these temperatures
 
 
 def test_a_run_of_replicas_is_the_same_among_others_and_on_another_rank(go, script, tmp_path, monkeypatch):
@@ -232,6 +241,19 @@ def test_without_a_checkpoint_the_network_that_comes_with_gpuion_leads_the_way(s
     # The ascent has made D_x of a random structure the largest by far, and the exact solver says so, too.
     assert float(attained(goal, found)) > 0.1
     assert float(attained(goal, found)) == pytest.approx(float(goal(said.d_star_axes)), rel=0.1)
+
+
+def test_each_option_can_be_given_under_torchrun(script, capsys):
+    """torchrun reads what begins like an option of its own, so `--start` has another name."""
+    parser = torch.distributed.run.get_args_parser()
+    for field in dataclasses.fields(script.Config):
+        taken = []
+        for name in (field.name, *field.metadata.get("aliases", ())):
+            words = ["anneal.py", *field.metadata.get("flags", {f"--{name.replace('_', '-')}": None}), "1"]
+            with contextlib.suppress(SystemExit):
+                taken.append(parser.parse_args(words).training_script_args == words[1:])
+        assert any(taken), field.name
+    assert "ambiguous" in capsys.readouterr().err
 
 
 def test_an_unknown_objective_is_refused_on_the_command_line_and_in_a_file(go, tmp_path, capsys):
