@@ -2,9 +2,10 @@
 
 Legend: C chains, N particles, V voxels along an edge, G cells.
 
-Counts of voxels, convolutions around the moved sphere, sums of channels and the image's Fourier modes are kept. All but
-the score itself is a function of the structure, bit for bit, whatever the way to it: integers, or numbers made
-anew by the same operations. So no errors add up, and there is nothing to refresh.
+Counts of voxels, the layers' numbers, sums of channels and the image's Fourier modes are kept. All of these are functions
+of the structure, bit for bit, whatever the way to it: integers, or numbers made anew by the same operations. So no
+errors add up, and there is nothing to refresh. Only a proposal's score remembers its move, by 1e-8 of itself: its
+modes are not rounded.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpuion.kernels import cells, modes, trials
+from gpuion.kernels import cells, spheres, trials
 from gpuion.kernels.scalar import same_threads
 from gpuion.surrogate import CubeBody, Surrogate
 
@@ -44,7 +45,7 @@ class ImageScore:
         network, C, T = self.network, len(centers), torch.get_num_threads()
         size, channels = int(network.layers.first[-1]), int(network.layers.channels[1:].sum())
         memory = trials.Memory(
-            centers.double().numpy().copy(), np.zeros((C, modes.size(network.modes)), np.int32),
+            centers.double().numpy().copy(), np.zeros((C, spheres.size(network.modes)), np.int32),
             np.zeros((C, size), np.float32), np.zeros((C, channels), np.int64), np.zeros(C),
         )  # fmt: skip
         move = trials.Move(
@@ -53,7 +54,7 @@ class ImageScore:
         )  # fmt: skip
         widest = math.ceil(2 * network.radius / network.spacing) + 3
         shells = np.zeros((T, len(network.head.scale) - channels + 1))
-        room = modes.benches(network.modes, widest, T), cells.desks(network.layers, T), shells
+        room = spheres.benches(network.modes, widest, T), cells.desks(network.layers, T), shells
         with same_threads():
             trials.start(*network, memory, move, *room)
         return torch.from_numpy(memory.score.copy()), _Chains(memory=memory, move=move, room=room)
@@ -95,7 +96,9 @@ def image_score(net: Surrogate, *, box: float, diameter: float, voxels: int) -> 
     """
     body = net.body
     if not isinstance(body, CubeBody):
-        raise ValueError(f"only the periodic network is scored by moves, got {net.arguments['boundary']!r}")
+        raise ValueError(  # noqa: TRY004, a wrong setting
+            f"only the periodic network is scored by moves, got {net.arguments['boundary']!r}"
+        )
     body.check(voxels)
 
     def numbers(x: Tensor) -> np.ndarray:
@@ -109,7 +112,7 @@ def image_score(net: Surrogate, *, box: float, diameter: float, voxels: int) -> 
     scale = numbers(norm.weight) / np.sqrt(numbers(norm.running_var) + norm.eps)
     last = [numbers(x).reshape(-1) for x in (net.output.weight, net.output.bias, net.output_scale, net.output_shift)]
     network = trials.Network(
-        modes=modes.modes(voxels, weights.numpy(), voxels**3),
+        modes=spheres.modes(voxels, weights.numpy(), voxels**3),
         layers=cells.layers(voxels // body.pool, body.pool, *zip(*convolutions, strict=True)),
         head=trials.Head(
             scale, numbers(norm.bias) - numbers(norm.running_mean) * scale, numbers(net.hidden.weight),

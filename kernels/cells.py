@@ -1,6 +1,6 @@
 """Tied periodic convolutions of a cube of cells on a CPU, all or where one sphere moved: scalar loops under numba.
 
-Each cell's numbers come of the same operations in the same order, whether all are made or a few: they are the same bits.
+A cell's numbers come of the same operations in the same order, whether all are made or a few: they are the same bits.
 
 Legend: C channels, G cells along an edge, n along that of a region, which wraps around, P = n + 2 with its neighbours.
 A layer is [C, G, G, G] in one row, a region's new numbers [C, n, n, n].

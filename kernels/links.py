@@ -7,7 +7,8 @@ import numba
 import numpy as np
 from numba import prange
 
-from gpuion.kernels.resistors import Links, Slate, look, solve
+from gpuion.kernels.circuits import solve
+from gpuion.kernels.resistors import Links, Slate, look
 from gpuion.kernels.rows import aligned, inline
 
 

@@ -10,17 +10,9 @@ import numpy as np
 from numba import prange
 
 from gpuion.kernels.cells import UNITS, Layers, accept, desk, trial
-from gpuion.kernels.modes import (
-    Modes,
-    add_sphere,
-    bench,
-    find_rows,
-    power,
-    set_up,
-    set_up_difference,
-    trial_power,
-)
+from gpuion.kernels.modes import add_sphere, power, trial_power
 from gpuion.kernels.rows import inline
+from gpuion.kernels.spheres import Modes, bench, find_rows, set_up, set_up_difference
 
 
 class Head(NamedTuple):
