@@ -204,29 +204,28 @@ def arrows(
     from matplotlib.patches import Circle
 
     with style():
-        panels = len(gradients) + (saliency is not None)
-        figure, _ = figure_of(4.1 * panels, 4.3)
+        columns = min(3, panels := len(gradients) + (saliency is not None))
+        lines = -(-panels // columns)
+        figure, _ = figure_of(4.1 * columns, 4.2 * lines)
         figure.clear()
-        if saliency is not None:
-            axes, mean = figure.add_subplot(1, panels, panels), saliency.mean(2).T
-            top, extent = np.abs(mean).max(), (0.0, box, 0.0, box)
-            drawn = axes.imshow(mean, origin="lower", extent=extent, cmap="PuOr", vmin=-top, vmax=top)
-            axes.set(title="voxels, mean over z", xlabel="x  (voxels)")
-            axes.grid(visible=False)
-            figure.colorbar(drawn, ax=axes, shrink=0.8, label="∂ ln D* / ∂ voxel")
         for number, (title, of) in enumerate(gradients.items()):
-            axes = figure.add_subplot(1, panels, number + 1)
+            axes = figure.add_subplot(lines, columns, number + 1)
             for x, y in centers[:, :2]:
                 axes.add_patch(Circle((x, y), diameter / 2, color=GRAY, alpha=0.15, lw=0))
             scale = 4.0 / np.sqrt(np.square(of).sum(1).mean())
             axes.quiver(
-                centers[:, 0], centers[:, 1], of[:, 0] * scale, of[:, 1] * scale, color=(RED, BLUE, GREEN)[number % 3],
-                angles="xy", scale_units="xy", scale=1, width=0.006,
+                centers[:, 0], centers[:, 1], of[:, 0] * scale, of[:, 1] * scale, angles="xy", scale_units="xy",
+                scale=1, width=0.006, color=MARKS.get(title, ("black", ""))[0],
             )  # fmt: skip
-            axes.set(title=title, xlabel="x  (voxels)", xlim=(0, box), ylim=(0, box))
+            axes.set(title=title, xlabel="x  (voxels)", ylabel="y  (voxels)", xlim=(0, box), ylim=(0, box))
             axes.set_aspect("equal")
-            if not number:
-                axes.set_ylabel("y  (voxels)")
+        if saliency is not None:
+            axes, mean = figure.add_subplot(lines, columns, panels), saliency.mean(2).T
+            top, extent = np.abs(mean).max(), (0.0, box, 0.0, box)
+            drawn = axes.imshow(mean, origin="lower", extent=extent, cmap="PuOr", vmin=-top, vmax=top)
+            axes.set(title="voxels of the image, mean over z", xlabel="x  (voxels)", ylabel="y  (voxels)")
+            axes.grid(visible=False)
+            figure.colorbar(drawn, ax=axes, fraction=0.046, pad=0.03, label="∂ ln D* / ∂ voxel")
         figure.tight_layout()
         return figure
 
