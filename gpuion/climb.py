@@ -154,7 +154,9 @@ def run(config: Config, data: Dataset, centers: Tensor, path: Path) -> dict:
         diameter=data.diameter, steps=config.steps, stride=config.stride, maximize=config.direction == "max",
     )  # fmt: skip
     seconds = time.process_time() - began
-    best = separate(best.float()[None], box=data.box, diameter=data.diameter)[0]  # rounding may let spheres overlap
+    wrapped = best.remainder(data.box).float()[None]
+    wrapped = torch.where(wrapped < data.box, wrapped, 0.0)
+    best = separate(wrapped, box=data.box, diameter=data.diameter)[0]  # rounding may let spheres overlap
     found = {"centers": best, "trace": trace, "seconds": seconds}
     files.save_tensors(path, found)
     print(f"{path.stem}: smooth D* {trace[0]:.4f} to {trace[-1]:.4f} in {seconds:.0f} s of processor time", flush=True)

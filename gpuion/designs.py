@@ -15,6 +15,7 @@ if __name__ == "__main__":  # before torch, which takes seconds to load: a stop 
     expect_stops()
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from gpuion.dataset import Dataset, open_dataset, write_shard, write_summary
 from gpuion.descriptors import nearest_distance
 from gpuion.errors import run_script
 from gpuion.relabel import Selection, relabel
+from gpuion.survey import touching
 
 CELLS = {
     "sc": ((0.0, 0.0, 0.0),),
@@ -39,7 +41,7 @@ CELLS = {
 """Sites of a cubic cell, in units of its edge; nearest neighbours are 1, √3/2 and 1/√2 of an edge apart."""
 
 _NEAREST = {"sc": 1.0, "bcc": math.sqrt(3) / 2, "fcc": math.sqrt(0.5)}
-_TOUCH = 13.0  # voxels between spheres of a good way, as the study's chains have it
+_DEEP = 1.0  # voxels by which coronas on a good way overlap: spheres 13 apart, where the study's chains conduct best
 _SHIFT = 0.25  # voxels: sites of the lattice then lie on no plane of symmetry of a design
 
 
@@ -152,21 +154,21 @@ def _periods(normal: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     raise AssertionError("a plane's integer vectors are spanned by two of them")
 
 
-def strands(n: int, box: float) -> Tensor:
+def strands(n: int, box: float, apart: float) -> Tensor:
     """Return straight rows of touching coronas along x, on a square grid; the last one is as long as n lets it, [n, 3].
 
     Of 91 spheres in 75 voxels, fifteen rows of six are whole, and one sphere is left over.
     """
-    along = round(box / _TOUCH)
+    along = max(1, round(box / apart))
     across = math.ceil(math.sqrt(n / along))
     rows = torch.cartesian_prod(*[torch.arange(k, dtype=torch.float64) / k for k in (across, across, along)])
     return rows[:n].flip(-1) * box
 
 
-def spread(n: int, box: float, *, seed: int = 0, steps: int = 400, surface: str = "") -> Tensor:
+def spread(n: int, box: float, apart: float, *, seed: int = 0, steps: int = 400, surface: str = "") -> Tensor:
     """Return n points that repel each other, in all of the box or near a surface of `shape`, float64 [n, 3].
 
-    They go down Σ (a / r)^p, p rising to 12, with a step that shrinks; on a surface they are drawn to it, too.
+    They go down Σ (apart / r)^p, p rising to 12, with a step that shrinks; on a surface they are drawn to it, too.
     """
     draw = torch.Generator().manual_seed(seed)
     x = (torch.rand(n, 3, generator=draw, dtype=torch.float64) * box).requires_grad_()
@@ -175,9 +177,9 @@ def spread(n: int, box: float, *, seed: int = 0, steps: int = 400, surface: str 
     for step in range(steps):
         done = step / steps
         descent.param_groups[0]["lr"] = 1.5 * (1 - done) + 0.01
-        apart = x[:, None] - x
-        square = (apart - box * (apart / box).round()).square().sum(-1) + own
-        loss = (_TOUCH**2 / square).pow(1 + 5 * done).clamp(max=1e6).sum() / n
+        gap = x[:, None] - x
+        square = (gap - box * (gap / box).round()).square().sum(-1) + own
+        loss = (apart**2 / square).pow(1 + 5 * done).clamp(max=1e6).sum() / n
         if surface:
             height = shape(surface, x, box)
             (steep,) = torch.autograd.grad(height.sum(), x, create_graph=True)
@@ -188,21 +190,22 @@ def spread(n: int, box: float, *, seed: int = 0, steps: int = 400, surface: str 
     return x.detach().remainder(box)
 
 
-def catalogue(n: int, box: float, diameter: float) -> dict[str, Callable[[], Tensor]]:
+def catalogue(n: int, box: float, diameter: float, apart: float) -> dict[str, Callable[[], Tensor]]:
     """Return the designs by name (at most 16 letters): each makes float64 [n, 3], without overlaps if n and box suit.
 
-    Balls and spheres apart are meant as poor conductors, the others as good ones. Crystals are cut so that nearest
-    neighbours are some 13 voxels apart; 91 = 6³ − 5³ spheres in 75 voxels fit three crossing planes of 6 × 6 exactly.
+    Balls and spheres far apart are meant as poor conductors, the others as good ones. Whole cells fill the box, as many
+    as bring nearest neighbours closest to `apart`. With 13 voxels, 91 = 6³ − 5³ spheres fit three crossing planes of
+    6 × 6 in a box of 75 exactly.
     """
     made: dict[str, Callable[[], Tensor]] = {}
 
     def cut(kind: str, form: str, turn: float = 0.0) -> Callable[[], Tensor]:
-        cells = max(1, round(_NEAREST[kind] * box / _TOUCH))
+        cells = max(1, round(_NEAREST[kind] * box / apart))
         sites = crystal(kind, cells, box)
         return lambda: nearest_sites(sites, shape(form, sites + turn * box / cells, box), n)
 
-    def ball(kind: str, apart: float) -> Callable[[], Tensor]:
-        edge = apart * diameter / _NEAREST[kind]
+    def ball(kind: str, contact: float) -> Callable[[], Tensor]:
+        edge = contact * diameter / _NEAREST[kind]
         cells = math.ceil(2 * (n / len(CELLS[kind])) ** (1 / 3)) + 1
         sites = crystal(kind, cells, cells * edge)
         lump = sites - sites.mean(0) + edge * 0.25
@@ -213,20 +216,20 @@ def catalogue(n: int, box: float, diameter: float) -> dict[str, Callable[[], Ten
         made |= {f"{kind}-{short}": cut(kind, form) for kind in CELLS}
     made["fcc-p-shifted"] = cut("fcc", "primitive", 0.25)
     for normal in ((0, 1, 1), (1, 1, 1), (0, 1, 2), (1, 1, 2), (1, 2, 2)):
-        made["sheet" + "".join(map(str, normal))] = lambda normal=normal: sheet(n, box, normal)
-    made["strands"] = lambda: strands(n, box)
+        made["sheet" + "".join(map(str, normal))] = functools.partial(sheet, n, box, normal)
+    made["strands"] = functools.partial(strands, n, box, apart)
     for surface in ("primitive", "gyroid"):
-        made[f"even-{surface[:6]}"] = lambda surface=surface: spread(n, box, surface=surface)
-    for apart in (1.001, 1.05, 1.1, 1.15, 1.2):
-        made |= {f"ball-{kind}-{apart:.2f}": ball(kind, apart) for kind in CELLS}
-    made["apart"] = lambda: spread(n, box)
+        made[f"even-{surface[:6]}"] = functools.partial(spread, n, box, apart, surface=surface)
+    for contact in (1.001, 1.05, 1.1, 1.15, 1.2):
+        made |= {f"ball-{kind}-{contact:.2f}": ball(kind, contact) for kind in CELLS}
+    made["far-apart"] = functools.partial(spread, n, box, apart)
     return made
 
 
-def build(n: int, box: float, diameter: float) -> tuple[list[str], Tensor]:
+def build(n: int, box: float, diameter: float, apart: float) -> tuple[list[str], Tensor]:
     """Return names and centres float32 [B, n, 3] of the designs whose spheres do not overlap in this box."""
     names, found = [], []
-    for name, make in catalogue(n, box, diameter).items():
+    for name, make in catalogue(n, box, diameter, apart).items():
         centers = (make() + _SHIFT).remainder(box).float()[None]
         centers = torch.where(centers < box, centers, 0.0)
         if len(centers[0]) == n and float(nearest_distance(centers, box=box).min()) >= diameter:
@@ -276,7 +279,7 @@ def main() -> None:
     data = open_dataset(given.data)
     made = _Made(data=data.fingerprint, tolerance=given.tolerance)
     files.claim_folder(given.out, "designs", made)
-    names, centers = build(data.centers.shape[1], data.box, data.diameter)
+    names, centers = build(data.centers.shape[1], data.box, data.diameter, touching(data) - _DEEP)
     found = save(given.out, named(names, centers), data, given.tolerance, files.identity(made))
     for i in found.d_star.argsort(descending=True).tolist():
         axes = ", ".join(f"{D:.4f}" for D in found.diffusivity[i].tolist())
