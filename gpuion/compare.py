@@ -22,11 +22,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from gpuion import files, panels, plots, search_panels
+from gpuion import designs, files, panels, plots, search_panels
 from gpuion.config import Parser
 from gpuion.dataset import Dataset, open_dataset
-from gpuion.descriptors import describe, neighbors
+from gpuion.descriptors import describe, nearest_distance, neighbors
 from gpuion.errors import run_script
 from gpuion.gallery import drawn
 from gpuion.labeling import label
@@ -86,9 +87,10 @@ def write(data: Dataset, runs: Sequence[Found], finer: Sequence[int]) -> tuple[s
     shown = {**ends, **_best_of_runs(runs)}
     parts.append(table(SHAPE, [described(name, *end) for name, end in shown.items()]))
     parts.append(table(BOUNDS, [bounded(name, *end) for name, end in ends.items() if "lowest" not in name]))
+    parts.append(table(CRYSTALS, filled(data)))
     if finer:
         parts.append(table(["structure", *(f"D at {k} (D over the data's best there)" for k in (1, *finer))],
-                           on_lattices(shown, finer)))  # fmt: skip
+                           on_lattices(ends, finer)))  # fmt: skip
     figures = {
         "searches": search_panels.searches({found.name: found.data.d_star.numpy() for found in all_found}),
         "winners": search_panels.pictures({name: drawn(*end) for name, end in ends.items()}),
@@ -237,6 +239,28 @@ def bounds(medium: Medium) -> tuple[float, float, float]:
     return float(voigt), float(shtrikman), float(weight[U < -1].sum() / weight.sum())
 
 
+CRYSTALS = ("crystal that fills the box", "spheres", "nearest", "D", "D of as much of it as there are spheres, at most")
+
+
+def filled(data: Dataset, tolerance: float = 2e-3) -> list[Row]:
+    """Return D of crystals of touching coronas that fill the box with more spheres than the data have.
+
+    A share f of a crystal, in walls that the other 1 − f parts, conducts at most f D · 2 / (3 − f) along the mean of
+    the axes if it is isotropic (Hashin and Shtrikman, the rest insulating), which over a share f of the weight is
+    D · 2 / (3 − f). It is a guide: a piece of crystal has other ends than the whole.
+    """
+    rows: list[Row] = []
+    for kind in designs.CELLS:
+        sites = designs.filling(kind, data.box, touching(data) - designs.DEEP).float()[None]
+        count, near = sites.shape[1], float(nearest_distance(sites, box=data.box).mean())
+        if near < data.diameter or count < data.centers.shape[1]:
+            continue
+        D = solved(sites, data, data.sites_per_voxel, tolerance)
+        share = data.centers.shape[1] / count
+        rows.append([kind, str(count), f"{near:.2f}", f"{D:.4f}", f"{D * 2 / (3 - share):.4f}"])
+    return rows
+
+
 def on_lattices(shown: dict[str, tuple[Dataset, int]], finer: Sequence[int], tolerance: float = 2e-3) -> list[Row]:
     """Return D of structures on several lattices, and its ratio to that of the first structure on the same one."""
     rows: list[Row] = []
@@ -244,16 +268,20 @@ def on_lattices(shown: dict[str, tuple[Dataset, int]], finer: Sequence[int], tol
     for name, (data, i) in shown.items():
         cells = [name]
         for sites in (data.sites_per_voxel, *finer):
-            D = float(data.mean_diffusivity[i]) if sites == data.sites_per_voxel else solved(data, i, sites, tolerance)
+            D = (
+                float(data.mean_diffusivity[i])
+                if sites == data.sites_per_voxel
+                else solved(at(data, i).centers, data, sites, tolerance)
+            )
             best.setdefault(sites, D)
             cells.append(f"{D:.5f} ({D / best[sites]:.3f})")
         rows.append(cells)
     return rows
 
 
-def solved(data: Dataset, i: int, sites: int, tolerance: float) -> float:
-    """Return the mean D of a structure on a lattice of `sites` a voxel."""
-    found = label(data.centers[i : i + 1], box=data.box, diameter=data.diameter, sites_per_voxel=sites,
+def solved(centers: Tensor, data: Dataset, sites: int, tolerance: float) -> float:
+    """Return the mean D of a structure [1, N, 3] in the data's cell, on a lattice of `sites` a voxel."""
+    found = label(centers, box=data.box, diameter=data.diameter, sites_per_voxel=sites,
                   model=data.model, tolerance=tolerance)  # fmt: skip
     return float(found.diffusivity.mean())
 

@@ -41,7 +41,7 @@ CELLS = {
 """Sites of a cubic cell, in units of its edge; nearest neighbours are 1, √3/2 and 1/√2 of an edge apart."""
 
 _NEAREST = {"sc": 1.0, "bcc": math.sqrt(3) / 2, "fcc": math.sqrt(0.5)}
-_DEEP = 1.0  # voxels by which coronas on a good way overlap: spheres 13 apart, where the study's chains conduct best
+DEEP = 1.0  # voxels by which coronas on a good way overlap: spheres 13 apart, where the study's chains conduct best
 _SHIFT = 0.25  # voxels: sites of the lattice then lie on no plane of symmetry of a design
 
 
@@ -58,6 +58,11 @@ def crystal(kind: str, cells: int, box: float) -> Tensor:
     steps = torch.arange(cells, dtype=torch.float64)
     basis = torch.tensor(CELLS[kind], dtype=torch.float64)
     return ((torch.cartesian_prod(steps, steps, steps).view(-1, 1, 3) + basis) * (box / cells)).view(-1, 3)
+
+
+def filling(kind: str, box: float, apart: float) -> Tensor:
+    """Return the sites [M, 3] of the crystal that fills the box with nearest neighbours closest to `apart`."""
+    return crystal(kind, max(1, round(_NEAREST[kind] * box / apart)), box)
 
 
 def nearest_sites(sites: Tensor, distance: Tensor, n: int) -> Tensor:
@@ -200,8 +205,8 @@ def catalogue(n: int, box: float, diameter: float, apart: float) -> dict[str, Ca
     made: dict[str, Callable[[], Tensor]] = {}
 
     def cut(kind: str, form: str, turn: float = 0.0) -> Callable[[], Tensor]:
-        cells = max(1, round(_NEAREST[kind] * box / apart))
-        sites = crystal(kind, cells, box)
+        sites = filling(kind, box, apart)
+        cells = round((len(sites) / len(CELLS[kind])) ** (1 / 3))
         return lambda: nearest_sites(sites, shape(form, sites + turn * box / cells, box), n)
 
     def ball(kind: str, contact: float) -> Callable[[], Tensor]:
@@ -279,7 +284,7 @@ def main() -> None:
     data = open_dataset(given.data)
     made = _Made(data=data.fingerprint, tolerance=given.tolerance)
     files.claim_folder(given.out, "designs", made)
-    names, centers = build(data.centers.shape[1], data.box, data.diameter, touching(data) - _DEEP)
+    names, centers = build(data.centers.shape[1], data.box, data.diameter, touching(data) - DEEP)
     found = save(given.out, named(names, centers), data, given.tolerance, files.identity(made))
     for i in found.d_star.argsort(descending=True).tolist():
         axes = ", ".join(f"{D:.4f}" for D in found.diffusivity[i].tolist())

@@ -142,6 +142,9 @@ def test_searches_are_compared_by_exact_labels_alone(tiny_study, tmp_path, monke
     names = {path.stem for path in (tmp_path / "out").glob("*.png")}
     assert names == {"searches", "winners", "pairs", "chains", "predicted"}
     assert all((tmp_path / "out" / f"{name}.png").stat().st_size > 5000 for name in names)
+    for kind, count, *_, D_full, D_part in (cells(text, kind)[0] for kind in ("sc", "bcc", "fcc")):
+        assert int(count) == {"sc": 27, "bcc": 16, "fcc": 32}[kind]
+        assert float(D_part) == pytest.approx(float(D_full) * 2 / (3 - N / int(count)), abs=1e-4)
     finer = cells(text, "data, highest")[-1]
     exact = label(
         data.centers[data.d_star.argmax()][None], box=BOX, diameter=DIAMETER, sites_per_voxel=2, tolerance=1e-4
