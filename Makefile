@@ -82,7 +82,7 @@ FIRST = --checkpoint $(SEARCH)/model-1/surrogate.pt
 search: install
 	$(BIN)/python train.py --preset study --seed 1 --data $(STUDY)/study --out $(SEARCH)/model-1
 	$(BIN)/python anneal.py $(RULE) --maximize --cycles 30 --data $(STUDY)/study $(FIRST) --out $(SEARCH)/paper-up
-	$(BIN)/python anneal.py $(RULE) --minimize --cycles 24 --data $(STUDY)/study $(FIRST) --out $(SEARCH)/paper-down
+	$(BIN)/python anneal.py $(RULE) --minimize --cycles 13 --data $(STUDY)/study $(FIRST) --out $(SEARCH)/paper-down
 	$(BIN)/python anneal.py $(FROM) --cycles 6 --steps 200 --cooling 0.5 --relabel 25 --data $(STUDY)/study $(FIRST) \
 	  --out $(SEARCH)/round-1
 	$(BIN)/python -m gpuion.designs $(STUDY)/study --out $(SEARCH)/designs
