@@ -4,17 +4,19 @@ PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= runs/demo
 STUDY ?= data
+SEARCH ?= runs/search
 RANKS ?= $(shell nproc)
 BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo study test lint clean
+.PHONY: help install demo study search test lint clean
 
 help:
 	@echo "make demo   the whole path at laptop size: place, solve, learn, anneal, report ($(DEMO)/report.html)"
 	@echo "make study  what data/ holds, remade or completed; STUDY=runs/study makes it elsewhere"
+	@echo "make search searches for the best and the worst conductor, side by side ($(SEARCH)/compare.md)"
 	@echo "make test   lint, type check and tests"
 	@echo "make clean  remove caches and builds; runs/ and $(VENV) stay"
 
@@ -67,6 +69,36 @@ study: install
 	$(EACH) --source $(STUDY)/study --of test --structures 400 --particles 137 --shard 200 --out $(STUDY)/phi-0.15
 	$(BIN)/python -m gpuion.survey $(STUDY)/study --finer $(STUDY)/study-2 $(STUDY)/study-3 $(STUDY)/study-5 \
 	  --walks $(STUDY)/study-walks --out $(if $(filter data,$(STUDY)),docs/data,$(STUDY)/survey)
+
+# Searches for the best and the worst arrangement of the study, some 90 minutes of one core; docs/annealing.md tells of
+# each. The paper's rule with fewer steps; annealing from the data's extremes, and from arrangements built by hand;
+# learning from all of these, and annealing again; and the exact gradient of D, from random arrangements and from these.
+RULE := --chains 5 --steps 500 --samples 10 --relabel 25
+FROM := --start data --chains 5 --samples 20
+NEAR := $(FROM) --cycles 5 --steps 120 --temperature 5e-3 --cooling 0.5 --relabel 30
+MET = $(SEARCH)/round-1 $(SEARCH)/designs $(SEARCH)/from-designs
+FIRST = --checkpoint $(SEARCH)/model-1/surrogate.pt
+
+search: install
+	$(BIN)/python train.py --preset study --seed 1 --data $(STUDY)/study --out $(SEARCH)/model-1
+	$(BIN)/python anneal.py $(RULE) --maximize --cycles 30 --data $(STUDY)/study $(FIRST) --out $(SEARCH)/paper-up
+	$(BIN)/python anneal.py $(RULE) --minimize --cycles 13 --data $(STUDY)/study $(FIRST) --out $(SEARCH)/paper-down
+	$(BIN)/python anneal.py $(FROM) --cycles 6 --steps 200 --cooling 0.5 --relabel 25 --data $(STUDY)/study $(FIRST) \
+	  --out $(SEARCH)/round-1
+	$(BIN)/python -m gpuion.designs $(STUDY)/study --out $(SEARCH)/designs
+	$(BIN)/python anneal.py $(NEAR) --maximize --data $(STUDY)/study $(SEARCH)/designs $(FIRST) \
+	  --out $(SEARCH)/from-designs
+	$(BIN)/python train.py --preset study --epochs 2 --learning-rate 1e-3 --data $(STUDY)/study $(MET) $(FIRST) \
+	  --out $(SEARCH)/model-2
+	$(BIN)/python anneal.py $(NEAR) --data $(STUDY)/study $(MET) --checkpoint $(SEARCH)/model-2/surrogate.pt --seed 1 \
+	  --out $(SEARCH)/round-2
+	$(BIN)/python -m gpuion.climb --data $(STUDY)/study --out $(SEARCH)/climbed
+	$(BIN)/python -m gpuion.climb --data $(STUDY)/study $(SEARCH)/designs --start data --runs 3 --steps 24 --stride 0.5 \
+	  --out $(SEARCH)/polished-up
+	$(BIN)/python -m gpuion.climb --data $(STUDY)/study $(SEARCH)/designs --start data --runs 2 --steps 16 --stride 0.5 \
+	  --minimize --out $(SEARCH)/polished-down
+	$(BIN)/python -m gpuion.compare $(STUDY)/study --finer 2 3 --out $(SEARCH) --runs $(SEARCH)/paper-up \
+	  $(SEARCH)/paper-down $(MET) $(SEARCH)/round-2 $(SEARCH)/climbed $(SEARCH)/polished-up $(SEARCH)/polished-down
 
 test: lint
 	$(BIN)/python -m pytest

@@ -26,10 +26,11 @@ def arrangements(run: Run) -> list[Arrangement]:
     if len(random):
         order = run.data.mean_diffusivity[torch.from_numpy(random)].argsort(stable=True)
         chosen.insert(1, ("Typical at random", run.data, int(random[order[(len(order) - 1) // 2]])))
-    return [(*each, _drawn(*each[1:])) for each in chosen]
+    return [(*each, drawn(*each[1:])) for each in chosen]
 
 
-def _drawn(data: Dataset, i: int) -> np.ndarray:
+def drawn(data: Dataset, i: int) -> np.ndarray:
+    """Return a picture of one structure of a set, uint8 [height, width, 3], its widest gaps at the box's faces."""
     centers = recenter(data.centers[i], data.box)
     return render(centers, box=data.box, diameter=data.diameter, reach=data.model.reach)
 
