@@ -83,9 +83,8 @@ def fit(
         lines = {"temperatures": found, "pilot_temperatures": temperatures, "pilot_mean": mean, "pilot_spread": spread}
         files.write_json(path, {name: x.tolist() for name, x in lines.items()} | {"expected_swap_rate": rate})
         advice = "" if rate > _RARE else "; more replicas or a narrower range would exchange more"
-        print(
-            f"{path.stem}: {replicas} temperatures, neighbours should exchange in {rate:.0%} of attempts far apart{advice}"
-        )
+        told = f"{replicas} temperatures, neighbours should exchange in {rate:.0%} of attempts far apart"
+        print(f"{path.stem}: {told}{advice}")
     world.barrier()
     return torch.tensor(read(path), dtype=torch.float64)
 
