@@ -2,14 +2,15 @@
 
 Legend: C chains, N particles, V voxels along an edge, G cells.
 
-Counts of voxels, the layers' numbers, sums of channels and the image's Fourier modes are kept. All of these are functions
-of the structure, bit for bit, whatever the way to it: integers, or numbers made anew by the same operations. So no
-errors add up, and there is nothing to refresh. Only a proposal's score remembers its move, by 1e-8 of itself: its
+Counts of voxels, the layers' numbers, sums of channels and the image's Fourier modes are kept. All of these are
+functions of the structure, bit for bit, whatever the way to it: integers, or numbers made anew by the same operations.
+So no errors add up, and there is nothing to refresh. Only a proposal's score remembers its move, by 1e-8 of itself: its
 modes are not rounded.
 """
 
 import dataclasses
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from gpuion.kernels import cells, spheres, trials
-from gpuion.kernels.scalar import same_threads
+from gpuion.kernels.rows import share
 from gpuion.surrogate import CubeBody, Surrogate
 
 
@@ -28,6 +29,7 @@ class _Chains:
     memory: trials.Memory
     move: trials.Move
     room: tuple[Any, ...]
+    pool: ThreadPoolExecutor | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,25 +57,23 @@ class ImageScore:
         widest = math.ceil(2 * network.radius / network.spacing) + 3
         shells = np.zeros((T, len(network.head.scale) - channels + 1))
         room = spheres.benches(network.modes, widest, T), cells.desks(network.layers, T), shells
-        with same_threads():
-            trials.start(*network, memory, move, *room)
-        return torch.from_numpy(memory.score.copy()), _Chains(memory=memory, move=move, room=room)
+        pool = ThreadPoolExecutor(T) if T > 1 else None
+        share(lambda t: trials.start(network, memory, move, *room, t), pool, T)
+        return torch.from_numpy(memory.score.copy()), _Chains(memory=memory, move=move, room=room, pool=pool)
 
     def propose(self, state: _Chains, sphere: Tensor, position: Tensor, trial: Tensor) -> tuple[Tensor, _Chains]:  # noqa: ARG002
         """Return the scores float64 [C] if each chain moved a sphere [C] to a position [C, 3]."""
         state.move.sphere[:] = sphere.numpy()
         state.move.position[:] = position.numpy()
-        with same_threads():
-            trials.propose(*self.network, state.memory, state.move, *state.room)
+        known = self.network, state.memory, state.move, *state.room
+        share(lambda t: trials.propose(*known, t), state.pool, len(state.room[-1]))
         return torch.from_numpy(state.move.score.copy()), state
 
     def accept(self, state: _Chains, trial_state: _Chains, accepted: Tensor) -> _Chains:
         """Return the state of chains that moved where `accepted`, bool [C], is true."""
         assert state is trial_state
-        with same_threads():
-            cell = self.network.radius, self.network.spacing
-            memory = state.memory, state.move
-            trials.commit(self.network.modes, self.network.layers, *cell, *memory, accepted.numpy(), state.room[0])
+        known = self.network, state.memory, state.move, *state.room
+        share(lambda t: trials.commit(*known, accepted.numpy(), t), state.pool, len(state.room[-1]))
         return state
 
 
@@ -101,8 +101,8 @@ def image_score(net: Surrogate, *, box: float, diameter: float, voxels: int) -> 
         )
     body.check(voxels)
 
-    def numbers(x: Tensor) -> np.ndarray:
-        return x.detach().double().cpu().numpy()
+    def numbers(x: Any) -> np.ndarray:
+        return np.asarray(x.detach().double().cpu().numpy())
 
     top, weights = body.spectrum.shells(voxels, torch.zeros((), dtype=torch.float64))
     number = 2 * top + 1

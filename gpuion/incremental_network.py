@@ -10,6 +10,7 @@ the bath's waves takes the place of a product of matrices.
 
 import dataclasses
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gpuion.kernels import links, resistors
-from gpuion.kernels.scalar import same_threads
+from gpuion.kernels.rows import share
 from gpuion.kirchhoff import wave_numbers
 from gpuion.resistors import AFFINE, ALPHA, CUTOFF, RADIUS, REACH, RING_WIDTH, THIRD_WIDTH, WEIGHT, ResistorNetwork
 
@@ -31,6 +32,7 @@ class _Chains:
     value: np.ndarray
     proposed: np.ndarray
     room: resistors.Slate
+    pool: ThreadPoolExecutor | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,29 +57,31 @@ class NetworkScore:
             x = centers.double().remainder(res.box).numpy().copy()
             return resistors.Links(x, np.zeros((C, N, channels), np.float32), np.zeros((C, N, 4)), np.zeros((C, N, N)))
 
-        top = 2 * int(np.abs(bath.steps).max(initial=0))
-        room = links.slates(torch.get_num_threads(), N, channels, inputs, hidden, 2 * len(bath.steps), top)
-        state = _Chains(known=empty(), trial=empty(), value=np.zeros((C, 3)), proposed=np.zeros((C, 3)), room=room)
-        with same_threads():
-            links.start(*self.network, state.known, state.room, state.value)
+        top, T = 2 * int(np.abs(bath.steps).max(initial=0)), torch.get_num_threads()
+        room = links.slates(T, N, channels, inputs, hidden, 2 * len(bath.steps), top)
+        state = _Chains(
+            known=empty(), trial=empty(), value=np.zeros((C, 3)), proposed=np.zeros((C, 3)), room=room,
+            pool=ThreadPoolExecutor(T) if T > 1 else None,
+        )  # fmt: skip
+        share(lambda t: links.start(self.network, state.known, room, state.value, t), state.pool, T)
         return self._score(state.value), state
 
     def propose(self, state: _Chains, sphere: Tensor, position: Tensor, trial: Tensor) -> tuple[Tensor, _Chains]:  # noqa: ARG002
         """Return the scores if each chain moved a sphere [C] to a position [C, 3]."""
         state.proposed[:] = state.value
         places = position.double().remainder(self.network[0].box).numpy()
-        with same_threads():
-            links.propose(
-                *self.network, state.known, state.trial, sphere.contiguous().numpy(), places, state.room, state.proposed
-            )
+        moves = state.known, state.trial, sphere.contiguous().numpy(), places
+        share(
+            lambda t: links.propose(self.network, *moves, state.room, state.proposed, t),
+            state.pool, len(state.room.system),
+        )  # fmt: skip
         return self._score(state.proposed), state
 
     def accept(self, state: _Chains, trial_state: _Chains, accepted: Tensor) -> _Chains:
         """Return the state of chains that moved where `accepted`, bool [C], is true."""
         assert state is trial_state
         moved = accepted.numpy()
-        with same_threads():
-            links.commit(state.known, state.trial, moved)
+        links.commit(state.known, state.trial, moved)
         state.value[moved] = state.proposed[moved]
         return state
 
@@ -112,9 +116,9 @@ def network_score(net: ResistorNetwork, *, box: float, per_axis: bool = False) -
     return NetworkScore(network=(res, *parts, bath), per_axis=per_axis)
 
 
-def numbers(x: Tensor) -> np.ndarray:
+def numbers(x: Any) -> np.ndarray:
     """Return a parameter as float64."""
-    return x.detach().double().cpu().numpy()
+    return np.asarray(x.detach().double().cpu().numpy())
 
 
 def _perceptron(part: nn.Sequential) -> resistors.Perceptron:

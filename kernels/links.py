@@ -1,15 +1,13 @@
-"""Chains of structures scored by the network of resistors: loops under numba over threads, each its share of chains.
+"""Chains of structures scored by the network of resistors: loops under numba, a call a thread.
 
 Legend: C chains, N particles, T threads.
 """
 
-import numba
 import numpy as np
-from numba import prange
 
 from gpuion.kernels.circuits import solve
 from gpuion.kernels.resistors import Links, Slate, look
-from gpuion.kernels.rows import aligned, inline
+from gpuion.kernels.rows import aligned, inline, jit
 
 
 def slates(T: int, N: int, channels: int, inputs: int, hidden: int, waves: int, top: int) -> Slate:
@@ -52,36 +50,34 @@ def _move(center, position):
     return places[:count]
 
 
-@numba.njit(cache=True, parallel=True)
-def start(res, place, sphere, contact, bath, known, slates, power):
-    """Fill what is known of the chains from their centres, and their power [C, 3]."""
-    C, T = len(power), len(slates.system)
-    for t in prange(T):
-        slate = _slate(slates, t)
-        for c in range(t, C, T):
-            links = _links(known, c)
-            look(res, place, sphere, contact, bath, links, np.empty((0, 3)), slate)
+@jit
+def start(network, known, slates, power, t):
+    """Fill what is known of a thread's chains, every T-th from t on, from their centres, and their power [C, 3]."""
+    res, place, sphere, contact, bath = network
+    slate = _slate(slates, t)
+    for c in range(t, len(power), len(slates.system)):
+        links = _links(known, c)
+        look(res, place, sphere, contact, bath, links, np.empty((0, 3)), slate)
+        solve(res, bath, links, slate, power[c])
+
+
+@jit
+def propose(network, known, trial, spheres, positions, slates, power, t):
+    """Fill `trial` with what would be known if a sphere of each chain moved; leave the power of those that do not."""
+    res, place, sphere, contact, bath = network
+    slate = _slate(slates, t)
+    for c in range(t, len(power), len(slates.system)):
+        links = _links(trial, c)
+        _copy(_links(known, c), links)
+        moved = _move(links.centers[spheres[c]], positions[c])
+        if len(moved):
+            look(res, place, sphere, contact, bath, links, moved, slate)
             solve(res, bath, links, slate, power[c])
 
 
-@numba.njit(cache=True, parallel=True)
-def propose(res, place, sphere, contact, bath, known, trial, spheres, positions, slates, power):
-    """Fill `trial` with what would be known if a sphere of each chain moved; leave the power of those that do not."""
-    C, T = len(power), len(slates.system)
-    for t in prange(T):
-        slate = _slate(slates, t)
-        for c in range(t, C, T):
-            links = _links(trial, c)
-            _copy(_links(known, c), links)
-            moved = _move(links.centers[spheres[c]], positions[c])
-            if len(moved):
-                look(res, place, sphere, contact, bath, links, moved, slate)
-                solve(res, bath, links, slate, power[c])
-
-
-@numba.njit(cache=True, parallel=True)
+@jit
 def commit(known, trial, accepted):
     """Take over what is known of the chains `accepted` bool [C]."""
-    for c in prange(len(accepted)):
+    for c in range(len(accepted)):
         if accepted[c]:
             _copy(_links(trial, c), _links(known, c))

@@ -3,8 +3,8 @@
 A mode is a sum over spheres, each of which gives a number that depends on where it lies alone, rounded to a multiple
 of 1 / scale. Sums of such integers are exact: the modes do not depend on the way that led to a structure.
 
-They are kept in the order in which they are gone through: lines of l, LINES at a time, those of l ≥ 0, then those of −l;
-for each of these k, as many lines of it as the power spectrum needs, the real and the imaginary parts of k, then of −k;
+They are kept in the order in which they are gone through: lines of l, LINES at a time, of l ≥ 0, then of −l; for
+each of these k, as many lines of it as the power spectrum needs, the real and the imaginary parts of k, then of −k;
 in a line m. The line of l = −0 is zero. Legend: as in `gpuion.kernels.spheres`.
 """
 

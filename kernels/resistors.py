@@ -59,7 +59,7 @@ class Bath(NamedTuple):
 
 
 class Links(NamedTuple):
-    """What is known of a chain: centres [N, 3], `place` [N, C], `node` [N, 4]: w, s, h, α; conductance [N, N], i < j."""
+    """What is known of a chain: centres [N, 3], `place` [N, C], `node` [N, 4]: w, s, h, α; conductance [N, N]."""
 
     centers: np.ndarray
     place: np.ndarray

@@ -1,6 +1,8 @@
 """What lattice kernels share on a CPU: sums of weighted rows, and the rows of voxels inside a sphere."""
 
 import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
@@ -8,8 +10,10 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-# Forced, as in gpuion.kernels.levels; and nothing here may be reordered, so a number's bits depend on no neighbour.
-inline = numba.njit(cache=True)
+# Nothing may be reordered, so a number's bits do not depend on how many are made, nor on what is inlined where.
+# A function is called by each of some threads: loops of numba's own threads take four times as long to compile.
+inline = numba.njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+jit = numba.njit(cache=True, nogil=True)
 
 
 @intrinsic
@@ -80,3 +84,11 @@ def inside(center, plane, square, spacing):
     while first < last and not plane + ((last - 0.5) * spacing - center) ** 2 < square:
         last -= 1
     return first, last
+
+
+def share(task: Callable[[int], None], pool: ThreadPoolExecutor | None, threads: int) -> None:
+    """Call a task with each number of a thread, at once where there is a pool."""
+    if pool is None:
+        task(0)
+    else:
+        list(pool.map(task, range(threads)))

@@ -1,17 +1,15 @@
-"""Scores of image networks for chains of structures in which one sphere moves a step: loops under numba.
+"""Scores of image networks for chains of structures in which one sphere moves a step: loops under numba, a call a thread.
 
 Legend: C chains, N particles, T threads.
 """
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
-from numba import prange
 
 from gpuion.kernels.cells import UNITS, Layers, accept, desk, trial
 from gpuion.kernels.modes import add_sphere, power, trial_power
-from gpuion.kernels.rows import inline
+from gpuion.kernels.rows import inline, jit
 from gpuion.kernels.spheres import Modes, bench, find_rows, set_up, set_up_difference
 
 
@@ -134,38 +132,29 @@ def _predict(network, shells, sums):
     return np.exp(value * head.output[H + 1] + head.output[H + 2])
 
 
-# Loops over threads take tuples of arrays, but none of tuples: so a network comes in its parts.
-@numba.njit(cache=True, parallel=True)
-def start(modes, layers, head, box, radius, spacing, memory, move, benches, desks, shells):
-    """Fill the memory of the chains from their centres."""
-    C, T = len(memory.score), len(shells)
-    for t in prange(T):
-        network = Network(modes, layers, head, box, radius, spacing)
-        room, table = bench(benches, t), desk(desks, t)
-        for c in range(t, C, T):
-            _start(network, memory, move, c, room, table, shells[t])
+@jit
+def start(network, memory, move, benches, desks, shells, t):
+    """Fill the memory of a thread's chains, every T-th from t on, from their centres."""
+    room, table = bench(benches, t), desk(desks, t)
+    for c in range(t, len(memory.score), len(shells)):
+        _start(network, memory, move, c, room, table, shells[t])
 
 
-@numba.njit(cache=True, parallel=True)
-def propose(modes, layers, head, box, radius, spacing, memory, move, benches, desks, shells):
-    """Set region, numbers and score of a move."""
-    C, T = len(memory.score), len(shells)
-    for t in prange(T):
-        network = Network(modes, layers, head, box, radius, spacing)
-        room, table = bench(benches, t), desk(desks, t)
-        for c in range(t, C, T):
-            _propose(network, memory, move, c, room, table, shells[t])
+@jit
+def propose(network, memory, move, benches, desks, shells, t):
+    """Set region, numbers and score of the moves of a thread's chains."""
+    room, table = bench(benches, t), desk(desks, t)
+    for c in range(t, len(memory.score), len(shells)):
+        _propose(network, memory, move, c, room, table, shells[t])
 
 
-@numba.njit(cache=True, parallel=True)
-def commit(modes, layers, radius, spacing, memory, move, accepted, benches):
-    """Make the moves of the chains `accepted` bool [C]."""
-    C, T = len(memory.score), len(benches.depth)
-    for t in prange(T):
-        room = bench(benches, t)
-        for c in range(t, C, T):
-            if accepted[c] and move.region[c, 3] > 0:
-                _commit(modes, layers, radius, spacing, memory, move, c, room)
+@jit
+def commit(network, memory, move, benches, desks, shells, accepted, t):  # noqa: ARG001, called like the others
+    """Make the moves of a thread's chains that are `accepted` bool [C]."""
+    room = bench(benches, t)
+    for c in range(t, len(memory.score), len(shells)):
+        if accepted[c] and move.region[c, 3] > 0:
+            _commit(network, memory, move, c, room)
 
 
 @inline
@@ -217,16 +206,16 @@ def _propose(network, memory, move, c, room, table, shells):
 
 
 @inline
-def _commit(modes, layers, radius, spacing, memory, move, c, room):
+def _commit(network, memory, move, c, room):
     """Make a chain's move."""
     center = memory.centers[c, move.sphere[c]]
     for times in (-1, 1):
-        find_rows(center, radius, spacing, room.rows[0], room.box[0])
-        set_up(modes, room, 0, times)
-        add_sphere(modes, memory.field[c], room, 0)
+        find_rows(center, network.radius, network.spacing, room.rows[0], room.box[0])
+        set_up(network.modes, room, 0, times)
+        add_sphere(network.modes, memory.field[c], room, 0)
         for axis in range(3):
             center[axis] = move.position[c, axis]
-    accept(layers, memory.cells[c], move.patch[c], move.region[c, :3], move.region[c, 3])
+    accept(network.layers, memory.cells[c], move.patch[c], move.region[c, :3], move.region[c, 3])
     for i in range(len(memory.sums[c])):
         memory.sums[c, i] = move.sums[c, i]
     memory.score[c] = move.score[c]

@@ -3,6 +3,7 @@
 import dataclasses
 from collections import deque
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -155,7 +156,14 @@ def test_elimination_is_that_of_a_dense_matrix(n, count, extra):
         assert np.allclose(found[i, count + i :], expected[i, count + i :], rtol=0, atol=1e-10 * np.abs(matrix).max())
 
 
-_eliminate = elimination.eliminate
+@numba.njit
+def _eliminate(matrix, count):
+    elimination.eliminate(matrix, count)
+
+
+@numba.njit
+def _add_rows(table, weights, out):
+    rows.add_rows(table, 0, weights, out)
 
 
 def test_fma_rounds_once():
@@ -168,7 +176,7 @@ def _fma(a, b, c):
     out = np.array([c])
     table = np.zeros((4, 1), np.float32)
     table[0] = b
-    rows.add_rows(table, 0, np.array([a, 0, 0, 0], np.float32), out)
+    _add_rows(table, np.array([a, 0, 0, 0], np.float32), out)
     return out[0]
 
 
