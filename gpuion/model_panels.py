@@ -36,7 +36,11 @@ def write(folder: Path, results: Sequence[dict[str, Any]], homes: Sequence[Path]
     """
     folder.mkdir(parents=True, exist_ok=True)
     whole = largest(results)
-    found = {name: [row["results"][0] for row in rows] for name, rows in whole.items()}
+    most = max(result["trained_on"] or 0 for result in results)
+    found = {
+        name if (n := rows[0]["trained_on"] or most) == most else f"{name} ({n})": [row["results"][0] for row in rows]
+        for name, rows in whole.items()
+    }
     figures = {
         "families": families({name: [row["families"] for row in rows] for name, rows in found.items()}),
         "parity": parity({name: (rows[0]["true"], rows[0]["predicted"]) for name, rows in found.items()}),
@@ -67,6 +71,11 @@ def largest(results: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]
     return found
 
 
+def _mark(name: str) -> tuple[str, str]:
+    """Return colour and marker of a model; behind its name may stand how many structures it was trained on."""
+    return MARKS.get(name.split(" ", maxsplit=1)[0], ("black", "."))
+
+
 def _history(home: Path) -> list[dict[str, Any]]:
     path = home / "history.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -83,7 +92,7 @@ def learning(sizes: Mapping[str, Mapping[int, Sequence[float]]]) -> Any:
     with style():
         figure, axes = figure_of(5.6, 4.2)
         for name, of in sizes.items():
-            color, mark = MARKS.get(name, (GRAY, "."))
+            color, mark = _mark(name)
             n = np.array(sorted(of))
             axes.plot(n, [np.mean(of[k]) for k in n], "-", color=color, lw=1.4)
             points = np.array([(k, value) for k in n for value in of[k]])
@@ -111,7 +120,7 @@ def families(errors: Mapping[str, Sequence[Mapping[str, Mapping[str, float]]]]) 
         names = sorted({family for rows in errors.values() for row in rows for family in row})
         figure, axes = figure_of(6.4, 0.9 + 0.55 * len(names))
         for k, (name, rows) in enumerate(errors.items()):
-            color, mark = MARKS.get(name, (GRAY, "."))
+            color, mark = _mark(name)
             for row in rows:
                 height = [names.index(family) + 0.5 * (k / max(1, len(errors) - 1) - 0.5) for family in row]
                 axes.plot(
@@ -136,9 +145,9 @@ def parity(found: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Any:
         By model, exact and predicted D*.
     """
     with style():
-        columns = min(4, len(found))
+        columns = min(3, len(found))
         lines = -(-len(found) // columns)
-        figure, _ = figure_of(2.5 * columns, 2.5 * lines)
+        figure, _ = figure_of(2.9 * columns, 2.8 * lines)
         figure.clear()
         exact = np.concatenate([true for true, _ in found.values()])
         low, high = exact.min() / 1.4, exact.max() * 1.4
@@ -148,7 +157,7 @@ def parity(found: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Any:
             first = first or axes
             axes.plot([low, high], [low, high], color=GRAY, lw=1, zorder=1)
             shown = np.clip(predicted, low, high)
-            axes.plot(true, shown, "o", color=MARKS.get(name, (GRAY, "."))[0], ms=2.5, mew=0, alpha=0.5)
+            axes.plot(true, shown, "o", color=_mark(name)[0], ms=2.5, mew=0, alpha=0.5)
             axes.set(title=name, xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
             axes.set_aspect("equal")
             axes.label_outer()
@@ -172,7 +181,7 @@ def losses(histories: Sequence[tuple[str, Sequence[Mapping[str, float]]]]) -> An
         figure, axes = figure_of(6.4, 4.2)
         seen = set()
         for name, rows in histories:
-            color, _ = MARKS.get(name, (GRAY, "."))
+            color, _ = _mark(name)
             epoch = [row["epoch"] + 1 for row in rows]
             label = None if name in seen else name
             seen.add(name)
@@ -215,7 +224,7 @@ def arrows(
             scale = 4.0 / np.sqrt(np.square(of).sum(1).mean())
             axes.quiver(
                 centers[:, 0], centers[:, 1], of[:, 0] * scale, of[:, 1] * scale, angles="xy", scale_units="xy",
-                scale=1, width=0.006, color=MARKS.get(title, ("black", ""))[0],
+                scale=1, width=0.006, color=_mark(title)[0],
             )  # fmt: skip
             axes.set(title=title, xlabel="x  (voxels)", ylabel="y  (voxels)", xlim=(0, box), ylim=(0, box))
             axes.set_aspect("equal")
