@@ -49,8 +49,7 @@ def _scores(centers: torch.Tensor, box: float, diameter: float, voxels: int) -> 
     image, circuit = gpuion.Surrogate().eval(), ResistorNetwork().eval()
     targets = torch.linspace(0.05, 1, 8)
     image.calibrate(targets)
-    some = centers[:8].expand(8, -1, -1) if len(centers) < 8 else centers[:8]
-    circuit.calibrate(targets, circuit.prepare(some, box, diameter))
+    circuit.calibrate(targets, circuit.prepare(centers[:8], box, diameter))
     image.meta = {"box": box, "voxels": voxels}
     like: Any = type("Cell", (), {"box": box, "diameter": diameter})
     moves: dict[str, IncrementalScore] = {

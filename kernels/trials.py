@@ -1,4 +1,4 @@
-"""Scores of image networks for chains of structures in which one sphere moves a step: loops under numba, a call a thread.
+"""Scores of image networks for chains in which one sphere moves a step: loops under numba, a call a thread.
 
 Legend: C chains, N particles, T threads.
 """
