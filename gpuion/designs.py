@@ -252,7 +252,7 @@ def save(folder: Path, chosen: Selection, like: Dataset, tolerance: float, made:
     path = folder / "shard-00000.h5"
     if path.exists() and (folder / "dataset.json").exists():
         return open_dataset(folder)
-    found = relabel(chosen, torch.arange(len(chosen.centers)), path, lambda new, kept: None, like=like,
+    found = relabel(chosen, torch.arange(len(chosen.centers)), path, lambda *_: None, like=like,
                     tolerance=tolerance, mark=files.fingerprint(made))  # fmt: skip
     write_shard(path, found, seed=0, config=made)
     write_summary(folder, found)
