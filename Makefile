@@ -85,6 +85,8 @@ search: install
 	$(BIN)/python anneal.py $(RULE) --minimize --cycles 13 --data $(STUDY)/study $(FIRST) --out $(SEARCH)/paper-down
 	$(BIN)/python anneal.py $(FROM) --cycles 6 --steps 200 --cooling 0.5 --relabel 25 --data $(STUDY)/study $(FIRST) \
 	  --out $(SEARCH)/round-1
+	$(BIN)/python anneal.py --maximize --start ascent --chains 5 --cycles 8 --steps 250 --cooling 0.6 --samples 20 \
+	  --relabel 25 --data $(STUDY)/study $(FIRST) --out $(SEARCH)/from-ascent
 	$(BIN)/python -m gpuion.designs $(STUDY)/study --out $(SEARCH)/designs
 	$(BIN)/python anneal.py $(NEAR) --maximize --data $(STUDY)/study $(SEARCH)/designs $(FIRST) \
 	  --out $(SEARCH)/from-designs
@@ -98,7 +100,7 @@ search: install
 	$(BIN)/python -m gpuion.climb --data $(STUDY)/study $(SEARCH)/designs --start data --runs 2 --steps 16 --stride 0.5 \
 	  --minimize --out $(SEARCH)/polished-down
 	$(BIN)/python -m gpuion.compare $(STUDY)/study --finer 2 3 --out $(SEARCH) --runs $(SEARCH)/paper-up \
-	  $(SEARCH)/paper-down $(MET) $(SEARCH)/round-2 $(SEARCH)/climbed $(SEARCH)/polished-up $(SEARCH)/polished-down
+	  $(SEARCH)/paper-down $(SEARCH)/from-ascent $(MET) $(SEARCH)/round-2 $(SEARCH)/climbed $(SEARCH)/polished-up $(SEARCH)/polished-down
 
 test: lint
 	$(BIN)/python -m pytest

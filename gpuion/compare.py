@@ -239,7 +239,7 @@ def bounds(medium: Medium) -> tuple[float, float, float]:
     return float(voigt), float(shtrikman), float(weight[U < -1].sum() / weight.sum())
 
 
-CRYSTALS = ("crystal that fills the box", "spheres", "nearest", "D", "D of as much of it as there are spheres, at most")
+CRYSTALS = ("crystal that fills the box", "spheres", "nearest", "D", "D · 2 / (3 − share of its spheres)")
 
 
 def filled(data: Dataset, tolerance: float = 2e-3) -> list[Row]:

@@ -20,12 +20,13 @@ import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gpuion import files
+from gpuion import files, work
 from gpuion.config import Parser
 from gpuion.dataset import Dataset, open_dataset, write_shard, write_summary
 from gpuion.descriptors import nearest_distance
@@ -243,17 +244,19 @@ def build(n: int, box: float, diameter: float, apart: float) -> tuple[list[str],
     return names, torch.cat(found) if found else torch.empty(0, n, 3)
 
 
-def save(folder: Path, chosen: Selection, like: Dataset, tolerance: float, config: dict[str, object]) -> Dataset:
+def save(folder: Path, chosen: Selection, like: Dataset, tolerance: float, made: dict[str, Any]) -> Dataset:
     """Label structures with the exact solver and write them as a data set of one shard; one that is there is kept.
 
-    The solver's tolerance is relative; the unit of D* is that of `like`.
+    The solver's tolerance is relative; the unit of D* is that of `like`. `made` says what made them.
     """
     path = folder / "shard-00000.h5"
     if path.exists() and (folder / "dataset.json").exists():
         return open_dataset(folder)
-    found = relabel(chosen, torch.arange(len(chosen.centers)), like=like, tolerance=tolerance)
-    write_shard(path, found, seed=0, config=config)
+    found = relabel(chosen, torch.arange(len(chosen.centers)), path, lambda *_: None, like=like,
+                    tolerance=tolerance, mark=files.fingerprint(made))  # fmt: skip
+    write_shard(path, found, seed=0, config=made)
     write_summary(folder, found)
+    work.drop(path)
     return found
 
 

@@ -3,12 +3,13 @@
 Legend: n structures, C chains, T cycles, K bins of r. Each function returns a matplotlib Figure of its own.
 """
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from gpuion.plots import BLUE, DOWN, GRAY, GREEN, UP, figure_of, legend, parity, spread, style
+from gpuion.plots import BLUE, DOWN, GRAY, GREEN, UP, figure_of, legend, spread, style
 
 _LINES = {
     "data, highest": (UP, "--"),
@@ -16,6 +17,9 @@ _LINES = {
     "data, lowest": (DOWN, "--"),
     "found, lowest": (DOWN, "-"),
 }
+
+
+_COLORS = (UP, BLUE, GREEN, GRAY, "#E69F00", "#CC79A7", "#56B4E9")
 
 
 def searches(groups: Mapping[str, np.ndarray]) -> Any:
@@ -59,15 +63,13 @@ def chains(runs: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Any:
         As in traces.json of anneal.py: `trace` and `acceptance`, [C, T].
     """
     with style():
-        figure, _ = figure_of(9.0, 3.6)
+        figure, _ = figure_of(10.6, 3.6)
         figure.clear()
         for number, (name, text) in enumerate(
             (("trace", "D*, as scored"), ("acceptance", "share of proposals accepted"))
         ):
             axes = figure.add_subplot(1, 2, number + 1)
-            for (run, ways), color in zip(
-                runs.items(), (UP, BLUE, GREEN, GRAY, "#E69F00", "#CC79A7", "#56B4E9"), strict=False
-            ):
+            for (run, ways), color in zip(runs.items(), itertools.cycle(_COLORS), strict=False):
                 for way, traces in ways.items():
                     values = np.array(traces[name])
                     for k, chain in enumerate(values):
@@ -79,17 +81,23 @@ def chains(runs: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Any:
             axes.set(xlabel="cycle", ylabel=text)
             axes.set_ylim(bottom=0)
             axes.xaxis.get_major_locator().set_params(integer=True)
-        legend(axes, loc="best")
+        axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0))
         figure.tight_layout()
         return figure
 
 
 def predicted(points: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Any:
-    """Return predicted against exact D* of the structures that each search labelled, float [n] each."""
-    colors = (UP, BLUE, GREEN, GRAY, "#E69F00", "#CC79A7", "#56B4E9")
-    groups = {name: (*both, color) for (name, both), color in zip(points.items(), colors, strict=False)}
+    """Return exact and predicted D* of the structures that each search labelled, float [n] each, with the diagonal."""
     limits = spread([values for both in points.values() for values in both])
-    return parity(groups, title="Structures met in annealing", limits=limits)
+    with style():
+        figure, axes = figure_of(4.9, 4.8)
+        axes.plot(limits, limits, color=GRAY, lw=1, zorder=1)
+        for (name, (true, guess)), color in zip(points.items(), itertools.cycle(_COLORS), strict=False):
+            axes.plot(true, guess, "o", color=color, ms=4.5, mew=0, alpha=0.6, label=name)
+        axes.set(xlabel="exact D*  (1 = best of the data)", ylabel="predicted D*", xlim=limits, ylim=limits)
+        axes.set_aspect("equal")
+        legend(axes, loc="upper left")
+        return figure
 
 
 def pairs(curves: Mapping[str, np.ndarray], *, touch: float) -> Any:
