@@ -95,12 +95,15 @@ search: install
 	$(BIN)/python anneal.py $(NEAR) --data $(STUDY)/study $(MET) --checkpoint $(SEARCH)/model-2/surrogate.pt --seed 1 \
 	  --out $(SEARCH)/round-2
 	$(BIN)/python -m gpuion.climb --data $(STUDY)/study --out $(SEARCH)/climbed
+	$(BIN)/python -m gpuion.climb --data $(STUDY)/study $(SEARCH)/paper-up --start data --runs 1 --steps 24 --stride 0.5 \
+	  --out $(SEARCH)/polished-rule
 	$(BIN)/python -m gpuion.climb --data $(STUDY)/study $(SEARCH)/designs --start data --runs 3 --steps 24 --stride 0.5 \
 	  --out $(SEARCH)/polished-up
 	$(BIN)/python -m gpuion.climb --data $(STUDY)/study $(SEARCH)/designs --start data --runs 2 --steps 16 --stride 0.5 \
 	  --minimize --out $(SEARCH)/polished-down
 	$(BIN)/python -m gpuion.compare $(STUDY)/study --finer 2 3 --out $(SEARCH) --runs $(SEARCH)/paper-up \
-	  $(SEARCH)/paper-down $(SEARCH)/from-ascent $(MET) $(SEARCH)/round-2 $(SEARCH)/climbed $(SEARCH)/polished-up $(SEARCH)/polished-down
+	  $(SEARCH)/paper-down $(SEARCH)/from-ascent $(MET) $(SEARCH)/round-2 $(SEARCH)/climbed \
+	  $(SEARCH)/polished-rule $(SEARCH)/polished-up $(SEARCH)/polished-down
 
 test: lint
 	$(BIN)/python -m pytest
