@@ -104,6 +104,9 @@ search: install
 	$(BIN)/python -m gpuion.compare $(STUDY)/study --finer 2 3 --out $(SEARCH) --runs $(SEARCH)/paper-up \
 	  $(SEARCH)/paper-down $(SEARCH)/from-ascent $(MET) $(SEARCH)/round-2 $(SEARCH)/climbed \
 	  $(SEARCH)/polished-rule $(SEARCH)/polished-up $(SEARCH)/polished-down
+	$(BIN)/python -m gpuion.dataset merge $(SEARCH)/paper-up $(SEARCH)/paper-down $(SEARCH)/round-1 \
+	  $(SEARCH)/from-ascent $(SEARCH)/designs $(SEARCH)/climbed $(SEARCH)/polished-rule $(SEARCH)/polished-up \
+	  $(SEARCH)/polished-down --out $(SEARCH)/annealed
 
 test: lint
 	$(BIN)/python -m pytest
