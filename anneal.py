@@ -35,8 +35,8 @@ from gpuion.dataset import write_shard
 from gpuion.distributed import World, start
 from gpuion.errors import ConfigError, run_script
 from gpuion.models import Model
-from gpuion.objectives import Objective
-from gpuion.relabel import Selection, foreseen, join, relabel, score_of, select
+from gpuion.relabel import Selection, foreseen, join, relabel, select
+from gpuion.scoring import score_of
 from gpuion.shards import is_whole
 from gpuion.starts import check_fit, check_goals, check_starts, extreme, starts_of
 from gpuion.training import fingerprint
@@ -78,7 +78,7 @@ class Config:
     device: str = option("auto", "auto, cpu or cuda", identity=False)
 
     @property
-    def goals(self) -> dict[str, Objective]:
+    def goals(self) -> dict[str, objectives.Objective]:
         """The directions to go and the objective of each."""
         return objectives.goals(self.objective, self.direction, self.target, self.caution)
 
@@ -150,7 +150,7 @@ def check(config: Config) -> None:
             raise ConfigError("exchange spans the temperatures of a cooling: give cycles above 1 and cooling below 1")
 
 
-def run(config: Config, world: World, data: gpuion.Dataset, net: Model | None, goal: Objective) -> int:
+def run(config: Config, world: World, data: gpuion.Dataset, net: Model | None, goal: objectives.Objective) -> int:
     """Anneal this rank's chains in a direction; leave their state in files and return the proposals made."""
     d, mine = goal.direction, f"{goal.direction}-{world.rank}of{world.size}.pt"
     for other in config.out.glob("state-*.pt"):
@@ -184,9 +184,9 @@ def run(config: Config, world: World, data: gpuion.Dataset, net: Model | None, g
 
 def write_labels(config: Config, world: World, data: gpuion.Dataset, chosen: Selection) -> int:
     """Solve the chosen structures exactly, each rank its share of what is not there yet; return how many."""
-    parts, disable = torch.arange(len(chosen.chain)).split(SHARD), None if world.is_main else True
-    made_as, made = files.identity(config), [0]
-    for k in tqdm(range(world.rank, len(parts), world.size), desc="label", unit=" shards", disable=disable):
+    parts, made_as, made = torch.arange(len(chosen.chain)).split(SHARD), files.identity(config), [0]
+    ours, quiet = range(world.rank, len(parts), world.size), None if world.is_main else True
+    for k in tqdm(ours, desc="label", unit=" shards", disable=quiet):
         path = config.out / f"shard-{k:05d}.h5"
         if not is_whole(path, parts[k].numpy()):
             found = relabel(chosen, parts[k], path, lambda new, _: made.append(new), like=data, device=world.device,

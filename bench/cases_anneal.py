@@ -7,8 +7,8 @@ import torch
 from measure import Limit, Row, Setting, in_turn
 
 import gpuion
-from gpuion.relabel import surrogate_score
 from gpuion.scores import IncrementalScore, Whole
+from gpuion.scoring import surrogate_score
 
 _CELLS = {False: (91, 75.0, 75), True: (8, 35.0, 35)}  # spheres, box and voxels, by whether it is to be tiny
 _PAPER = 10 * 125_000  # proposals of ten runs upwards

@@ -1,4 +1,4 @@
-"""What annealing goes by, which of the structures that it met are worth an exact label, and that label.
+"""Which of the structures that annealing met are worth an exact label, and that label.
 
 Legend: C chains, G groups of them, S visited structures a chain, M structures to choose from, n chosen ones,
 N particles.
@@ -18,12 +18,8 @@ from gpuion.dataset import Dataset
 from gpuion.kernels.reference import Stream, philox
 from gpuion.labeling import Labels, label
 from gpuion.models import Model
-from gpuion.objectives import Objective, aim
-from gpuion.predictor import Predictor
-from gpuion.resistors import ResistorNetwork
-from gpuion.scores import Each, Score
-from gpuion.surrogate import Surrogate
-from gpuion.voxels import voxelize
+from gpuion.objectives import Objective
+from gpuion.scoring import surrogate_score
 
 _BINS = 32  # of pick_uniform
 _BATCH = 4  # structures solved together, and lost if a run is killed meanwhile
@@ -113,97 +109,6 @@ def join(parts: Sequence[Selection]) -> Selection:
         family=np.concatenate([part.family for part in parts]),
         **{name: torch.cat([getattr(part, name).cpu() for part in parts]) for name in tensors},
     )
-
-
-def surrogate_score(
-    net: Model, like: Dataset, batch: int, *, per_axis: bool = False, doubt: bool = False
-) -> Each:  # fmt: skip
-    """Return a score centers [C, N, 3] → D* [C] of a model, or [C, 3] along the axes.
-
-    A structure's D* has the same bits wherever it stands: a network on images is always given whole batches, of one
-    size, and on a CPU a model on centres one structure at a time.
-
-    Parameters
-    ----------
-    net : Model
-        One that is `per_axis` if that is asked for.
-    like : Dataset
-        Its cell.
-    batch : int
-        Structures at once.
-    per_axis : bool
-    doubt : bool
-        Whether the score is a pair: D*, and its standard deviation.
-    """
-    if doubt:
-        return Each(_sure_score(net, like, batch, per_axis))
-    if isinstance(net, Predictor):
-        return Each(_centers_score(net, like, batch, per_axis))
-    voxels = _voxels(net, like)
-
-    def score(centers: Tensor) -> Tensor:
-        filled = torch.cat([centers, centers[:1].expand(-len(centers) % batch, -1, -1)])
-        images = (voxelize(c, box=like.box, diameter=like.diameter, voxels=voxels) for c in filled.split(batch))
-        return torch.cat([net(image) for image in images])[: len(centers)]
-
-    return Each(score)
-
-
-def _voxels(net: Surrogate, like: Dataset) -> int:
-    """Return voxels along the edge of a cell, as large as those that the network was trained on."""
-    return round(net.meta["voxels"] * like.box / net.meta["box"])
-
-
-def _centers_score(net: Predictor, like: Dataset, batch: int, per_axis: bool) -> Callable[[Tensor], Tensor]:
-    @torch.no_grad()
-    def score(centers: Tensor) -> Tensor:
-        some = centers.split(batch if centers.is_cuda else 1)
-        found = torch.cat([net(*net.prepare(c, like.box, like.diameter)) for c in some])
-        return found.mean(-1) if net.per_axis and not per_axis else found
-
-    return score
-
-
-def _sure_score(net: Model, like: Dataset, batch: int, per_axis: bool) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    def score(centers: Tensor) -> tuple[Tensor, Tensor]:
-        found = net.predict(centers, box=like.box, diameter=like.diameter, batch=batch)
-        if not per_axis:
-            return found.d_star, found.d_star * found.spread
-        assert found.d_star_axes is not None
-        return found.d_star_axes, found.d_star_axes * found.spread[:, None]  # axes are about as sure as their mean
-
-    return score
-
-
-def exact_score(like: Dataset, tolerance: float, *, per_axis: bool = False) -> Each:
-    """Return a score of the exact solver, centers [C, N, 3] → D* [C] or [C, 3]: a second for a handful."""
-
-    def score(centers: Tensor) -> Tensor:
-        setting = {name: getattr(like, name) for name in ("box", "diameter", "sites_per_voxel", "model")}
-        D = label(centers, **setting, tolerance=tolerance).diffusivity
-        return (D if per_axis else D.mean(-1)).to(centers.device) / like.d_reference
-
-    return Each(score)
-
-
-def score_of(net: Model | None, like: Dataset, goal: Objective, batch: int, tolerance: float) -> Score:
-    """Return what chains go by: an objective by a model, or where there is none by the exact solver.
-
-    On a CPU the periodic network and the network of resistors are told of moves: several times as quick, and within
-    1e-5 of `surrogate_score`.
-    """
-    if net is None:
-        return aim(exact_score(like, tolerance, per_axis=goal.per_axis), goal)
-    on_cpu = next(iter(net.parameters()), torch.empty(0)).device.type == "cpu"
-    if on_cpu and isinstance(net, Surrogate) and net.arguments["boundary"] == "periodic":
-        from gpuion.incremental import image_score
-
-        return aim(image_score(net, box=like.box, diameter=like.diameter, voxels=_voxels(net, like)), goal)
-    if on_cpu and isinstance(net, ResistorNetwork) and not goal.caution:
-        from gpuion.incremental_network import network_score
-
-        return aim(network_score(net, box=like.box, per_axis=goal.per_axis), goal)
-    return aim(surrogate_score(net, like, batch, per_axis=goal.per_axis, doubt=goal.caution > 0), goal)
 
 
 def foreseen(

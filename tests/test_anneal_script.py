@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import gpuion
-from gpuion import relabel
+from gpuion import relabel, scoring
 from gpuion.dataset import write_shard, write_summary
 from gpuion.errors import CheckpointError, ConfigError, DatasetError
 from gpuion.labeling import label
@@ -288,7 +288,7 @@ def test_a_chain_on_a_real_network_is_the_same_alone_and_among_others(data):
     like = gpuion.open_dataset(data)
     net = gpuion.Surrogate(pool=2).eval()
     net.meta = {"box": BOX, "voxels": 12}
-    score = relabel.surrogate_score(net, like, batch=4)
+    score = scoring.surrogate_score(net, like, batch=4)
     setting = {"box": BOX, "diameter": DIAMETER, "cycles": 2, "steps": 60, "seed": 5}
     threads = torch.get_num_threads()
     together = gpuion.anneal(score, like.centers, ids=range(6), **setting)

@@ -14,7 +14,7 @@ from gpuion import descriptors, insertion, models, training
 from gpuion.design import Design, arrange
 from gpuion.distributed import World
 from gpuion.labeling import label
-from gpuion.relabel import surrogate_score
+from gpuion.scoring import surrogate_score
 from gpuion.training import Plan, Samples
 
 ROOT = Path(__file__).parent.parent

@@ -9,8 +9,8 @@ from test_annealing import equal
 
 import gpuion
 from gpuion.incremental import image_score
-from gpuion.relabel import score_of
 from gpuion.scores import IncrementalScore
+from gpuion.scoring import score_of
 
 DIAMETER = 9.6024
 # float64 sums of float32 numbers: an activation is off by some 1e-6 of itself (64 inputs, 6e-8 each, of random sign),

@@ -14,9 +14,9 @@ import gpuion
 from gpuion.incremental_network import network_score
 from gpuion.kernels import elimination, rows
 from gpuion.objectives import Objective
-from gpuion.relabel import score_of
 from gpuion.resistors import ResistorNetwork
 from gpuion.scores import IncrementalScore
+from gpuion.scoring import score_of
 
 # Conductances come of layers in float32 (3 layers of 32 inputs, 6e-8 each: some 1e-6 of log g, of random sign over 20
 # and more contacts), Kirchhoff's laws of float64. Prepared numbers are float32 on both sides.

@@ -11,7 +11,7 @@ from test_train_script import script, write_folder
 from test_training import ROOT, _one_thread, torchrun  # noqa: F401, the fixture holds here too
 
 import gpuion
-from gpuion import baselines, relabel, training
+from gpuion import baselines, scoring, training
 from gpuion.distributed import World
 from gpuion.models import MODELS, create
 from gpuion.predictor import Predictor
@@ -168,7 +168,7 @@ def test_annealing_goes_by_any_model_with_the_same_bits_alone(name):
         distance=torch.ones(3, 2), gap=torch.ones(3), axes=torch.ones(3, 3), box=BOX, diameter=DIAMETER,
         sites_per_voxel=1, method="exact",
     )  # fmt: skip
-    score = relabel.surrogate_score(net, like, batch=4)
+    score = scoring.surrogate_score(net, like, batch=4)
     setting = {"box": BOX, "diameter": DIAMETER, "cycles": 2, "steps": 15, "seed": 5, "temperature": 1e-3}
     together = gpuion.anneal(score, x, ids=torch.arange(3), **setting)
     alone = gpuion.anneal(score, x[1:2], ids=torch.tensor([1]), **setting)

@@ -11,9 +11,9 @@ from test_scores import Told, plain
 import gpuion
 from gpuion.errors import ConfigError
 from gpuion.objectives import DIRECTIONS, Objective, aim, attained, check_target, goals
-from gpuion.relabel import exact_score, surrogate_score
 from gpuion.resistors import ResistorNetwork
 from gpuion.scores import Each, IncrementalScore
+from gpuion.scoring import exact_score, surrogate_score
 from gpuion.starts import check_goals, extreme
 
 D = torch.tensor([[0.2, 0.4, 0.9], [0.5, 0.5, 0.5], [0.0, 0.0, 0.0]], dtype=torch.float64)

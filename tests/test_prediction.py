@@ -10,7 +10,7 @@ from test_train_script import script
 from test_training import _one_thread  # noqa: F401, the fixture holds here too
 
 import gpuion
-from gpuion import files, fitting, relabel, training
+from gpuion import files, fitting, scoring, training
 from gpuion.doubt import Doubt, reach
 
 CELL = {"box": BOX, "diameter": DIAMETER}
@@ -57,7 +57,7 @@ def test_a_structure_has_the_same_bits_alone_and_in_a_batch(net):
     )  # fmt: skip
     if isinstance(net, gpuion.Surrogate):
         net.meta = {"voxels": 50, "box": 50.0}
-    assert torch.equal(relabel.surrogate_score(net, like, 2)(x).double(), together.d_star)
+    assert torch.equal(scoring.surrogate_score(net, like, 2)(x).double(), together.d_star)
 
 
 def test_images_have_the_models_voxels_and_a_default_of_one_a_unit():
