@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None, cases: dict[str, Case] | None = Non
     given = parse(arguments, cases)
     if given.list:
         for name, case in cases.items():
-            print(f"{name:<14}{(case.__doc__ or '').splitlines()[0]}")
+            print(f"{name:<18}{(case.__doc__ or '').splitlines()[0]}")
         return 0
     device = ("cuda" if torch.cuda.is_available() else "cpu") if given.device == "auto" else given.device
     setting = Setting(scale=given.scale, device=device, threads=given.threads)

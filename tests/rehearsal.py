@@ -140,7 +140,7 @@ def rehearse():
     ]  # fmt: skip
     there = {"is_available": True, "device_count": 1, "set_device": None, "reset_peak_memory_stats": None}
     there |= {"max_memory_allocated": 0, "memory_allocated": 0, "is_current_stream_capturing": False}
-    there["get_device_name"] = "a pretended GPU"
+    there |= {"get_device_name": "a pretended GPU", "mem_get_info": (2**34, 2**34)}
     replaced += [(torch.cuda, name, unittest.mock.Mock(return_value=value)) for name, value in there.items()]
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
