@@ -188,7 +188,7 @@ def write_labels(config: Config, world: World, data: gpuion.Dataset, chosen: Sel
     ours, quiet = range(world.rank, len(parts), world.size), None if world.is_main else True
     for k in tqdm(ours, desc="label", unit=" shards", disable=quiet):
         path = config.out / f"shard-{k:05d}.h5"
-        if not is_whole(path, parts[k].numpy()):
+        if not is_whole(path, parts[k].numpy(), config.seed):
             found = relabel(chosen, parts[k], path, lambda new, _: made.append(new), like=data, device=world.device,
                             tolerance=config.tolerance, mark=files.fingerprint(made_as))  # fmt: skip
             write_shard(path, found, seed=config.seed, config=made_as)

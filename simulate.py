@@ -87,10 +87,10 @@ def main() -> None:
     structures, shards = check(config)
     world = start(config.device)
     if isinstance(structures, Derived):  # what it is that counts, not where it lies
-        config = dataclasses.replace(config, source=f"sha256:{structures.source.fingerprint}", **structures.cell)
+        config = dataclasses.replace(config, source=f"sha256:{structures.origin}", **structures.cell)
     files.claim_folder(config.out, "simulate", config, world)
     ours = [(config.out / f"shard-{k:05d}.h5", ids) for k, ids in shards]
-    todo = [(path, ids) for path, ids in ours[world.rank :: world.size] if not is_whole(path, ids.numpy())]
+    todo = [(path, ids) for path, ids in ours[world.rank :: world.size] if not is_whole(path, ids.numpy(), config.seed)]
     count, began, name = 0, time.perf_counter(), f"rank 0 of {world.size}" if world.size > 1 else None
     total, quiet = sum(len(ids) for _, ids in todo), None if world.is_main else True
     with tqdm(total=total, desc=name, unit=" structures", disable=quiet) as bar:

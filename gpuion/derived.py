@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpuion import splits
+from gpuion import files, splits
 from gpuion.dataset import Dataset, open_dataset
 from gpuion.design import Case
 from gpuion.errors import ConfigError
@@ -55,6 +55,12 @@ class Derived:
     def volume_fraction(self) -> float:
         """φ = N π σ³ / (6 L³) of what comes out."""
         return self.particles * math.pi * self.diameter**3 / (6 * self.box**3)
+
+    @property
+    def origin(self) -> str:
+        """SHA-256 of the structures that all comes of, and of their cell; how they are labelled changes nothing here."""
+        names = ("centers", "id", "family", "distance", "gap", "axes", "box", "diameter")
+        return files.fingerprint({name: getattr(self.source, name) for name in names})
 
     @property
     def cell(self) -> dict[str, Any]:

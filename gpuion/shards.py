@@ -107,16 +107,19 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return arrays, attributes
 
 
-def is_whole(path: Path, ids: np.ndarray) -> bool:
-    """Return whether a shard of these ids is there and undamaged; say so if it must be made again."""
+def is_whole(path: Path, ids: np.ndarray, seed: int) -> bool:
+    """Return whether a shard of these ids and this seed is there and undamaged; say so if it must be made again."""
     if not path.exists():
         return False
     try:
-        found, _ = read(path)
+        found, attributes = read(path)
     except DatasetError as error:
         print(f"warning: a damaged shard is made again: {error}", file=sys.stderr)
         return False
-    return np.array_equal(found["id"], ids)
+    if np.array_equal(found["id"], ids) and int(attributes["seed"]) == seed:
+        return True
+    print(f"warning: {path} is of other ids or another seed, and is made again", file=sys.stderr)
+    return False
 
 
 def _to_disk(path: Path, name: str, array: np.ndarray) -> np.ndarray:

@@ -100,6 +100,16 @@ def test_a_source_of_other_content_is_another_run(run, tmp_path, capsys):
     assert "holds a run with source = 'sha256:" in capsys.readouterr().err
 
 
+def test_a_source_of_other_labels_alone_is_the_same_run(run, tmp_path):
+    run("source")
+    flags = ["--source", tmp_path / "source", "--particles", 5]
+    before = run("derived", *flags)
+    (tmp_path / "source").rename(tmp_path / "old")
+    rough = run("source", "--tolerance", 0.3)
+    assert not torch.equal(rough.diffusivity, gpuion.open_dataset(tmp_path / "old").diffusivity)
+    assert torch.equal(run("derived", *flags).diffusivity, before.diffusivity)
+
+
 def test_a_stop_loses_the_batch_in_flight_alone(run, tmp_path, monkeypatch):
     run("source")
     script, flags = importlib.import_module("simulate"), ["--source", tmp_path / "source", "--particles", 5]

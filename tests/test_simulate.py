@@ -14,7 +14,7 @@ import torch
 from test_design import RANGES
 
 import gpuion
-from gpuion import files
+from gpuion import files, shards
 from gpuion.config import parse
 from gpuion.design import Case
 from gpuion.errors import ConfigError, run_script
@@ -185,6 +185,19 @@ def straight(tmp_path_factory):
     assert problems(done.stderr) == []
     assert sorted(contents(home / "one")) == ["dataset.json", "run.json", *(f"shard-{k:05d}.h5" for k in range(6))]
     return home
+
+
+def test_shards_of_other_ids_or_another_seed_are_made_again(run, capsys):
+    out = run()
+    before = contents(out)
+    paths = [out / f"shard-{k:05d}.h5" for k in range(3)]
+    arrays, attributes = shards.read(paths[1])
+    shards.write(paths[1], arrays, {**attributes, "seed": attributes["seed"] + 1})
+    paths[2].write_bytes(paths[0].read_bytes())
+    assert contents(run()) == before
+    warnings = capsys.readouterr().err
+    for path, named in zip(paths, (False, True, True), strict=True):
+        assert (f"warning: {path} is of other ids or another seed" in warnings) is named
 
 
 def test_killed_at_any_moment_two_ranks_end_it_with_the_same_bytes(straight):
