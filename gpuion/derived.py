@@ -58,7 +58,7 @@ class Derived:
 
     @property
     def origin(self) -> str:
-        """SHA-256 of the structures that all comes of, and of their cell; how they are labelled changes nothing here."""
+        """SHA-256 of the structures that all comes of, and of their cell; their labels change nothing here."""
         names = ("centers", "id", "family", "distance", "gap", "axes", "box", "diameter")
         return files.fingerprint({name: getattr(self.source, name) for name in names})
 
