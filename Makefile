@@ -15,7 +15,7 @@ CPU_WHEELS := https://download.pytorch.org/whl/cpu
 
 help:
 	@echo "make demo   the whole path at laptop size: place, solve, learn, anneal, report ($(DEMO)/report.html)"
-	@echo "make study  what data/ holds, remade or completed; STUDY=runs/study makes it elsewhere"
+	@echo "make study  what data/ holds (but data/annealed), remade or completed; STUDY=runs/study makes it elsewhere"
 	@echo "make search searches for the best and the worst conductor, side by side ($(SEARCH)/compare.md)"
 	@echo "make test   lint, type check and tests"
 	@echo "make clean  remove caches and builds; runs/ and $(VENV) stay"
