@@ -37,14 +37,16 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 # Place and solve; learn; anneal and solve again; learn from that; anneal once more; take the last steps on the exact
 # solver; show. Each stage can be stopped and goes on where it was.
 LAPTOP := --preset laptop
+# The network's operations are small: a second thread saves little, and waits long where the machine is busy.
+TRAIN := OMP_NUM_THREADS=1 $(BIN)/python train.py $(LAPTOP)
 
 demo: install
 	$(BIN)/python simulate.py $(LAPTOP) --out $(DEMO)/dataset
 	$(BIN)/python simulate.py $(LAPTOP) --method both --structures 12 --tolerance 1e-3 --out $(DEMO)/check
-	$(BIN)/python train.py $(LAPTOP) --data $(DEMO)/dataset --out $(DEMO)/model-1
+	$(TRAIN) --data $(DEMO)/dataset --out $(DEMO)/model-1
 	$(BIN)/python anneal.py $(LAPTOP) --data $(DEMO)/dataset --checkpoint $(DEMO)/model-1/surrogate.pt \
 	  --out $(DEMO)/round-1
-	$(BIN)/python train.py $(LAPTOP) --data $(DEMO)/dataset $(DEMO)/round-1 --out $(DEMO)/model-2 \
+	$(TRAIN) --data $(DEMO)/dataset $(DEMO)/round-1 --out $(DEMO)/model-2 \
 	  --checkpoint $(DEMO)/model-1/surrogate.pt --epochs 20 --learning-rate 3e-3
 	$(BIN)/python anneal.py $(LAPTOP) --data $(DEMO)/dataset $(DEMO)/round-1 \
 	  --checkpoint $(DEMO)/model-2/surrogate.pt --out $(DEMO)/round-2 --seed 1
