@@ -37,8 +37,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 # Place and solve; learn; anneal and solve again; learn from that; anneal once more; take the last steps on the exact
 # solver; show. Each stage can be stopped and goes on where it was.
 LAPTOP := --preset laptop
-# The network's operations are small: a second thread saves little, and waits long where the machine is busy.
-TRAIN := OMP_NUM_THREADS=1 $(BIN)/python train.py $(LAPTOP)
+TRAIN := $(BIN)/python train.py $(LAPTOP)
 
 demo: install
 	$(BIN)/python simulate.py $(LAPTOP) --out $(DEMO)/dataset

@@ -18,6 +18,7 @@ from measure import Limit, Row, Setting, clock, in_turn, version
 import gpuion
 from gpuion import dataset
 from gpuion.design import arrange, choose
+from gpuion.threads import one_thread
 
 ROOT = Path(__file__).parent.parent
 PRESETS = {50: ("laptop", 1), 75: ("study", 1), 150: ("study", 2)}  # preset and sites a voxel of a lattice of so many
@@ -77,12 +78,8 @@ def _solve_alone(sites: int, count: int) -> tuple[float, dict[str, float]]:
         "medium": lambda: gpuion.electrolyte(centers, **code),
         "solve": lambda: gpuion.homogenize(medium, tolerance=5e-3),
     }
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         seconds = {name: min(clock(step) for _ in range(3)) / count for name, step in steps.items()}
-    finally:
-        torch.set_num_threads(before)
     return 1 / seconds["solve"], seconds
 
 

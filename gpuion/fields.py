@@ -8,6 +8,8 @@ import math
 import torch
 from torch import Tensor
 
+from gpuion.threads import one_thread
+
 
 def green_function(like: Tensor) -> Tensor:
     """Return 1 / eigenvalues of the periodic Laplacian, 0 for the mean, for re and im, [X, Y, Z//2+1, 2]."""
@@ -26,14 +28,8 @@ def precondition(r: Tensor, green: Tensor) -> Tensor:
     """
     if r.is_cuda:
         return _poisson(r, green)
-    threads = torch.get_num_threads()
-    if threads == 1:
+    with one_thread():
         return torch.stack([_poisson(row.clone(), green) for row in r])
-    torch.set_num_threads(1)
-    try:
-        return torch.stack([_poisson(row.clone(), green) for row in r])
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _poisson(r: Tensor, green: Tensor) -> Tensor:

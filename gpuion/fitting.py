@@ -71,7 +71,8 @@ def fit(
 def solve(net: Ridge, meta: dict[str, Any], parts: dict[str, Samples], folder: Path, world: World) -> int:
     """Fit at once, each rank the same; return how many samples that took."""
     samples = parts["train"]
-    loss = net.solve(samples.target, samples.inputs or net.prepare(samples.centers, samples.box, samples.diameter))
+    with net.alone():
+        loss = net.solve(samples.target, samples.inputs or net.prepare(samples.centers, samples.box, samples.diameter))
     found = training.metrics(training.predict(net, parts["validation"], world), parts["validation"].target)
     if world.is_main:
         training.save_checkpoint(folder / "surrogate.pt", net, {**meta, "metrics": found})
@@ -82,10 +83,11 @@ def solve(net: Ridge, meta: dict[str, Any], parts: dict[str, Samples], folder: P
 def doubt(net: Model, parts: dict[str, Samples], world: World) -> None:
     """Teach a trained model how sure it is, from its training and validation parts; image models stay without."""
     if isinstance(net, Predictor):
-        net.doubt.measure(training.features(net, parts["train"]))
         validation = parts["validation"]
-        error = logarithm(training.predict(net, validation, world)) - logarithm(validation.target)
-        net.doubt.calibrate(training.features(net, validation), error)
+        with net.alone():
+            net.doubt.measure(training.features(net, parts["train"]))
+            error = logarithm(training.predict(net, validation, world)) - logarithm(validation.target)
+            net.doubt.calibrate(training.features(net, validation), error)
 
 
 def _write(history: Rows, folder: Path) -> None:

@@ -6,12 +6,14 @@ Legend: B structures, N particles.
 import dataclasses
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
 
 from gpuion.doubt import LEVELS, reach
 from gpuion.medium import check_centers
+from gpuion.threads import one_thread
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,17 @@ class Prediction:
 
 
 class Predicting(nn.Module):
-    """What models of all kinds share: from sphere centres to D*."""
+    """What models of all kinds share: from sphere centres to D*.
+
+    `is_small` says whether a model's operations are too small for threads of a CPU to share: they would wait for each
+    other at every one, on a busy machine for long.
+    """
+
+    is_small = False
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Return a context in which a small model takes one thread of a CPU, and its bits depend on no number."""
+        return one_thread(self.is_small and next(self.buffers()).device.type == "cpu")
 
     @torch.no_grad()
     def predict(self, centers: Tensor, *, box: float, diameter: float, batch: int = 8) -> Prediction:
@@ -85,7 +97,8 @@ class Predicting(nn.Module):
         if not len(centers):
             raise ValueError(f"centers must hold at least one structure, got {list(centers.shape)}")
         self.eval()
-        parts = [self.estimate(*given) for given in self.inputs(centers, box, diameter, batch)]
+        with self.alone():
+            parts = [self.estimate(*given) for given in self.inputs(centers, box, diameter, batch)]
         found, spread = (torch.cat(each)[: len(centers)].double() for each in zip(*parts, strict=True))
         known = self.quantiles.double()
         if found.ndim == 1:

@@ -34,6 +34,7 @@ class Predictor(Predicting):
         How sure it is, from `features`.
     """
 
+    is_small = True
     per_axis = False
     output_shift: Tensor
     output_scale: Tensor

@@ -62,7 +62,8 @@ def _centers_score(net: Predictor, like: Dataset, batch: int, per_axis: bool) ->
     @torch.no_grad()
     def score(centers: Tensor) -> Tensor:
         some = centers.split(batch if centers.is_cuda else 1)
-        found = torch.cat([net(*net.prepare(c, like.box, like.diameter)) for c in some])
+        with net.alone():
+            found = torch.cat([net(*net.prepare(c, like.box, like.diameter)) for c in some])
         return found.mean(-1) if net.per_axis and not per_axis else found
 
     return score

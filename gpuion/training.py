@@ -148,11 +148,12 @@ def prepared(net: Model, samples: Samples) -> Samples:
     if not isinstance(net, Predictor) or not len(samples):
         return samples
     parts, size = [], 0
-    for some in samples.centers.split(_EVALUATE):
-        parts.append(net.prepare(some, samples.box, samples.diameter))
-        size += sum(x.numel() * x.element_size() for x in parts[-1])
-        if size > _KEPT:
-            return samples
+    with net.alone():
+        for some in samples.centers.split(_EVALUATE):
+            parts.append(net.prepare(some, samples.box, samples.diameter))
+            size += sum(x.numel() * x.element_size() for x in parts[-1])
+            if size > _KEPT:
+                return samples
     return dataclasses.replace(samples, inputs=tuple(map(_padded, zip(*parts, strict=True))))
 
 
@@ -177,7 +178,8 @@ def calibrate(net: Model, samples: Samples) -> None:
     """Fix a model's scales from its training structures, those of the inputs from the first 256."""
     if isinstance(net, Predictor):
         some = torch.arange(min(256, len(samples)), device=samples.target.device)
-        net.calibrate(samples.target, _held(net, samples, some))
+        with net.alone():
+            net.calibrate(samples.target, _held(net, samples, some))
     else:
         net.calibrate(samples.target)
 
@@ -217,7 +219,7 @@ def train_epoch(
         mine = whole.tensor_split(world.size)[world.rank]
         for group in optimizer.param_groups:
             group["lr"] = plan.rate((epoch + (i + 1) / len(steps)) / plan.epochs)
-        with memory.explained(len(mine), plan.batch, world.device):
+        with memory.explained(len(mine), plan.batch, world.device), bare.alone():
             found, losses = step(net, bare, samples, mine, epoch, plan)
             total += (found.detach() - samples.target[mine]).square().sum()
             # Ranks average their gradients: weighted so that the average is that of the whole batch's mean.
@@ -252,7 +254,8 @@ def estimate(net: Model, samples: Samples, world: World | None = None) -> tuple[
     together = _together(net, samples.voxels)
     for index in list(torch.arange(len(samples), device=value.device).split(together))[rank::size]:
         if isinstance(net, Predictor):
-            found, spread = net.estimate(*_held(net, samples, index))
+            with net.alone():
+                found, spread = net.estimate(*_held(net, samples, index))
             found = found.mean(-1) if net.per_axis else found
         else:
             found, spread = net.estimate(_images(samples, samples.centers[index]))
@@ -267,7 +270,8 @@ def features(net: Predictor, samples: Samples) -> Tensor:
     """Return the features of structures that a model tells its doubt by, [n, C]."""
     net.eval()
     parts = torch.arange(len(samples), device=samples.centers.device).split(_EVALUATE)
-    return torch.cat([net.features(*_held(net, samples, index)) for index in parts])
+    with net.alone():
+        return torch.cat([net.features(*_held(net, samples, index)) for index in parts])
 
 
 def _together(net: nn.Module, voxels: int) -> int:
@@ -286,9 +290,7 @@ def _together(net: nn.Module, voxels: int) -> int:
 
 def parallel(net: Model, world: World) -> Model | DistributedDataParallel:
     """Return the network as all ranks train it, with rank 0's weights."""
-    if world.size == 1:
-        return net
-    return DistributedDataParallel(net)
+    return net if world.size == 1 else DistributedDataParallel(net)
 
 
 def optimizer_for(net: nn.Module, plan: Plan) -> torch.optim.AdamW:
