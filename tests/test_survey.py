@@ -88,7 +88,7 @@ def test_the_tables_of_uneven_data_are_those_by_hand(tmp_path):
     assert f"| mean nearest distance | {straight:+.3f} | {ranked:+.3f} |" in text
 
 
-def test_pairs_are_averaged_over_families_and_over_the_right_ends_of_D():
+def test_pairs_are_averaged_over_families_and_over_the_right_ends():
     order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
     data = make(20).subset(order)  # D rises with the id, not with the position
     radii, found = survey._pairs(data, data.id[:, None].double() * torch.tensor([1.0, -2.0]))
