@@ -31,7 +31,7 @@ def test_the_table_of_kinds_is_of_the_study(study, page):
 
 
 @pytest.mark.slow
-def test_the_table_of_what_goes_with_D_is_of_the_study(study, page):
+def test_the_table_of_what_goes_with_diffusivity_is_of_the_study(study, page):
     rows = survey._what_goes_with(study, gpuion.pair_distribution(study.centers, box=study.box))
     assert len(rows) == 7
     assert survey.table(("of a structure", "Pearson's R with D", "Spearman's"), rows) in page
