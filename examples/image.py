@@ -25,5 +25,6 @@ table = dict.fromkeys(np.unique(image).tolist()) | dict(zip(given.open, values, 
 medium = gpuion.Medium.from_image(image, table)
 found = gpuion.homogenize(medium, tolerance=given.tolerance)
 print(f"{'x'.join(map(str, image.shape))} sites, {np.isin(image, given.open).mean():.1%} open")
-for axis, D, tau in zip("xyz", found.diffusivity[0].tolist(), gpuion.tortuosity(medium, found)[0].tolist(), strict=True):
-    print(f"{axis}: D = {D:.4f}, tortuosity {tau:.3f}")
+tau = gpuion.tortuosity(medium, found)
+for axis, D, factor in zip("xyz", found.diffusivity[0].tolist(), tau[0].tolist(), strict=True):
+    print(f"{axis}: D = {D:.4f}, tortuosity {factor:.3f}")

@@ -18,7 +18,7 @@ given = parser.parse_args()
 
 
 def objective(d_star: torch.Tensor) -> torch.Tensor:
-    """Return a number to raise, [C], of D* along x, y and z, [C, 3]: here two axes that conduct and one that does not."""
+    """Return a number to raise, [C], of D* along x, y and z, [C, 3]: two axes that conduct, and one that does not."""
     return d_star[:, :2].amin(1) - d_star[:, 2]
 
 

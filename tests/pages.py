@@ -149,12 +149,16 @@ def run(block, page, names):
 
 
 def differences(shown, printed, tolerance):
-    """Return what of the output a page shows differs from what was printed; numbers beyond a relative tolerance."""
-    (words, numbers), (said, found) = (
-        (re.sub(_NUMBER, "#", text).split(), [float(x.replace("−", "-").rstrip(".")) for x in re.findall(_NUMBER, text)])
-        for text in (shown, printed)
-    )
+    """Return what of the output a page shows differs from what was printed; numbers beyond a relative tolerance.
+
+    A page may end in …, where more is printed than it shows.
+    """
+    if shown.rstrip().endswith("…"):
+        shown = shown.rstrip()[:-1]
+        printed = " ".join(printed.split()[: len(shown.split())])
+    words, said = (re.sub(_NUMBER, "#", text).split() for text in (shown, printed))
     if words != said:
         return f"the page says\n{shown}\nand the block prints\n{printed}"
-    far = [(a, b) for a, b in zip(numbers, found, strict=True) if abs(a - b) > tolerance * max(abs(a), abs(b))]
+    numbers = ([float(x.replace("−", "-").rstrip(".")) for x in re.findall(_NUMBER, text)] for text in (shown, printed))
+    far = [(a, b) for a, b in zip(*numbers, strict=True) if abs(a - b) > tolerance * max(abs(a), abs(b))]
     return f"numbers of the page and of the block: {far}" if far else ""
