@@ -57,7 +57,7 @@ def test_links_and_files_exist():
         assert (ROOT / link.split("#")[0]).exists(), link
     text = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
     quoted = re.findall(r"`([^`\n]+)`", text)
-    modules = [name for name in quoted if re.fullmatch(r"gpuion\.\w+", name)]
+    modules = re.findall(r"`(gpuion\.\w+)`", " ".join(PAGES.values()))
     files = [name for name in quoted if re.fullmatch(r"[\w./-]+(\.\w+|/)|Makefile", name) and name not in modules]
     files = [name for name in files if not name.startswith(("runs/", "site/"))]  # what the commands make
     assert {"Makefile", "simulate.py"} <= set(files)
@@ -65,6 +65,10 @@ def test_links_and_files_exist():
         assert (ROOT / name).exists(), name
     for name in modules:
         assert importlib.util.find_spec(name) or hasattr(gpuion, name.split(".")[1]), name
+    rules = re.findall(r"`make (\w+)", " ".join(PAGES.values()))
+    assert rules
+    for rule in rules:
+        assert re.search(rf"^{rule}:", DOCUMENTS["Makefile"], re.MULTILINE), rule
     presets = re.findall(r"--preset (\w+)", " ".join(PAGES.values()))
     assert presets
     for preset in presets:
