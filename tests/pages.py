@@ -156,7 +156,7 @@ def differences(shown, printed, tolerance):
     if shown.rstrip().endswith("…"):
         shown = shown.rstrip()[:-1]
         printed = " ".join(printed.split()[: len(shown.split())])
-    words, said = (re.sub(_NUMBER, "#", text).split() for text in (shown, printed))
+    words, said = (re.sub(_NUMBER, "#", re.sub(r"[][]", " ", text)).split() for text in (shown, printed))
     if words != said:
         return f"the page says\n{shown}\nand the block prints\n{printed}"
     numbers = ([float(x.replace("−", "-").rstrip(".")) for x in re.findall(_NUMBER, text)] for text in (shown, printed))

@@ -95,6 +95,13 @@ def test_every_file_of_the_bench_is_told_of():
         assert (ROOT / name).exists(), name
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "data").glob("*/timing.json")), ids=lambda path: path.parent.name)
+def test_commits_of_data_are_those_told(path):
+    name = f"`{path.relative_to(ROOT)}`"
+    (row,) = [row for row in PAGES["docs/measured.md"].splitlines() if name in row]
+    assert {stage["commit"] for stage in json.loads(path.read_text())} == {row.strip(" |").split(", ")[-1]}
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "bench" / "results").glob("*.json")), ids=lambda path: path.stem)
 def test_commit_and_case_of_each_file_are_those_told(path):
     result = json.loads(path.read_text())
