@@ -2,6 +2,10 @@
 
 A block of commands whose first line says `# takes 20 s` is for the slow tests, one that says `# takes 4 minutes` (or
 hours) for nobody: its commands are only parsed. All others run. A block of `text` after one of these is its output.
+
+    python tests/pages.py docs/how-to/image.md
+
+runs the blocks of some pages, slow ones too, in a new folder that has data/, and writes what they print into the pages.
 """
 
 import argparse
@@ -13,6 +17,7 @@ import runpy
 import shlex
 import signal
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -162,3 +167,26 @@ def differences(shown, printed, tolerance):
     numbers = ([float(x.replace("−", "-").rstrip(".")) for x in re.findall(_NUMBER, text)] for text in (shown, printed))
     far = [(a, b) for a, b in zip(*numbers, strict=True) if abs(a - b) > tolerance * max(abs(a), abs(b))]
     return f"numbers of the page and of the block: {far}" if far else ""
+
+
+def rewrite(page):
+    """Run a page's blocks in the current folder and put what they print where the page shows it."""
+    names, text = {}, PAGES[page]
+    for block in blocks(text):
+        if block.takes and not block.is_slow:
+            continue
+        printed = run(block, page, names)
+        if block.output is not None and differences(block.output, printed, 0.0):
+            first = f"```{block.language}\n{block.text}```\n\n```text\n"
+            if block.output.rstrip().endswith("…"):
+                printed = "".join(printed.splitlines(keepends=True)[: block.output.count("\n") - 1]) + "…\n"
+            text = text.replace(first + block.output, first + printed)
+    (ROOT / page).write_text(text)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as home, contextlib.chdir(home):
+        Path("data").symlink_to(ROOT / "data")
+        Path("runs").mkdir()
+        for given in sys.argv[1:]:
+            rewrite(given)
