@@ -11,13 +11,14 @@ TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo study search test lint clean
+.PHONY: help install demo study search docs test lint clean
 
 help:
 	@echo "make demo   the whole path at laptop size: place, solve, learn, anneal, report ($(DEMO)/report.html)"
 	@echo "make study  what data/ holds (but data/annealed), remade or completed; STUDY=runs/study makes it elsewhere"
 	@echo "make search searches for the best and the worst conductor, side by side ($(SEARCH)/compare.md)"
-	@echo "make test   lint, type check and tests"
+	@echo "make docs   the documentation as pages, in site/"
+	@echo "make test   lint, type check, documentation and tests"
 	@echo "make clean  remove caches and builds; runs/ and $(VENV) stay"
 
 install: $(VENV)/.installed
@@ -109,7 +110,15 @@ search: install
 	  $(SEARCH)/from-ascent $(SEARCH)/designs $(SEARCH)/climbed $(SEARCH)/polished-rule $(SEARCH)/polished-up \
 	  $(SEARCH)/polished-down --out $(SEARCH)/annealed
 
-test: lint
+# The pages, any warning being an error. They ask no other machine for anything, neither here nor in a browser.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
+	touch $@
+
+test: lint docs
 	$(BIN)/python -m pytest
 
 lint: install
@@ -118,5 +127,5 @@ lint: install
 	$(BIN)/mypy
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,12 +1,16 @@
 """Push spheres uphill in their medium's diffusivity, along its exact gradient: python examples/uphill.py [steps]."""
 
-import sys
+import argparse
 
 import gpuion
 
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("steps", type=int, nargs="?", default=12, help="steps to take (default 12)")
+given = parser.parse_args()
+
 box, diameter, stride = 24.0, 8.0, 1.0
 centers = gpuion.place("random", n_structures=1, n_particles=6, box=box, diameter=diameter, seed=1).double()
-for step in range(int(sys.argv[1]) if len(sys.argv) > 1 else 12):
+for step in range(given.steps):
     centers.requires_grad_()
     medium = gpuion.smooth_medium(centers, box=box, diameter=diameter, core_width=0.5)
     D = gpuion.effective_diffusivity(medium.potential, medium.log_diffusivity, tolerance=1e-3)

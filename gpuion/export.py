@@ -2,7 +2,7 @@
 
 python -m gpuion.export runs/data --xyz arrangements.xyz
 python -m gpuion.export runs/data --ids 3 17 --xyz two.xyz
-python -m gpuion.export runs/data --id 17 --vtkhdf medium.vtkhdf --sites-per-voxel 2 --axis 0
+python -m gpuion.export runs/data --id 722 --vtkhdf medium.vtkhdf --sites-per-voxel 2 --axis 0
 
 The second kind holds the medium of one structure and, with --axis, the stationary current along it.
 """

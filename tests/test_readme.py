@@ -1,28 +1,14 @@
-"""The README's Python runs as it stands, its commands are the scripts' own, and what it names is there."""
+"""Commands anywhere in README, docs and Makefile have flags that their scripts know; what the README names is there."""
 
 import importlib.util
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from pages import PAGES, ROOT, flags_of
 
 import gpuion
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-
-
-def test_the_first_example_runs(tmp_path):
-    example = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
-    # A shorter walk: that of the README takes seconds on a quiet machine, and more on a busy one.
-    example = example.replace("time=3000.0", "time=300.0")
-    result = subprocess.run(
-        [sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("tensor") == 6
+README = PAGES["README.md"]
 
 
 def commands(text):
@@ -30,22 +16,20 @@ def commands(text):
     found = []
     for line in text.replace("\\\n", " ").splitlines():
         for words in re.findall(r"(?:python\S*|torchrun) (.*)", line):
-            target = re.search(r"(?:^| )(?:-m (gpuion\.\w+)|(\w+\.py))(?= |$|`)(.*)", words.split("#")[0])
+            target = re.search(r"(?:^| )(?:-m (gpuion\.\w+)|((?:\w+/)?\w+\.py))(?= |$|`)(.*)", words.split("#")[0])
             if target:
                 module, script, rest = target.groups()
                 found.append((module or script, re.findall(r"(?<!\S)--[\w-]+", rest.split("`")[0])))
     return found
 
 
-DOCUMENTS = {name: (ROOT / name).read_text() for name in ("README.md", "Makefile")}
+DOCUMENTS = {**PAGES, "Makefile": (ROOT / "Makefile").read_text()}
 COMMANDS = {name: commands(text) for name, text in DOCUMENTS.items()}
 
 
 @pytest.mark.parametrize("target", sorted({target for found in COMMANDS.values() for target, _ in found}))
 def test_commands_have_only_known_flags(target):
-    how = ["-m", target] if target.startswith("gpuion.") else [ROOT / target]
-    shown = subprocess.run([sys.executable, *how, "--help"], capture_output=True, text=True, check=True).stdout
-    known = set(re.findall(r"--[\w-]+", shown))
+    known = flags_of(target)
     for document, found in COMMANDS.items():
         for name, flags in found:
             assert name != target or set(flags) <= known, (document, set(flags) - known)
@@ -62,7 +46,7 @@ def test_the_commands_of_all_scripts_were_found():
 
 
 def test_nothing_is_left_to_fill_in():
-    for document in sorted(ROOT.glob("*.md")):
+    for document in {*ROOT.glob("*.md"), *(ROOT / name for name in PAGES)}:
         assert not re.search(r"\b(TODO|TBD|XXX|FIXME)\b", document.read_text()), document.name
 
 
@@ -73,15 +57,19 @@ def test_links_and_files_exist():
         assert (ROOT / link.split("#")[0]).exists(), link
     text = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
     quoted = re.findall(r"`([^`\n]+)`", text)
-    modules = [name for name in quoted if re.fullmatch(r"gpuion\.\w+", name)]
+    modules = re.findall(r"`(gpuion\.\w+)`", " ".join(PAGES.values()))
     files = [name for name in quoted if re.fullmatch(r"[\w./-]+(\.\w+|/)|Makefile", name) and name not in modules]
-    files = [name for name in files if not name.startswith("runs/")]  # what the commands make
+    files = [name for name in files if not name.startswith(("runs/", "site/"))]  # what the commands make
     assert {"Makefile", "simulate.py"} <= set(files)
     for name in files:
         assert (ROOT / name).exists(), name
     for name in modules:
         assert importlib.util.find_spec(name) or hasattr(gpuion, name.split(".")[1]), name
-    presets = re.findall(r"--preset (\w+)", README)
+    rules = re.findall(r"`make (\w+)", " ".join(PAGES.values()))
+    assert rules
+    for rule in rules:
+        assert re.search(rf"^{rule}:", DOCUMENTS["Makefile"], re.MULTILINE), rule
+    presets = re.findall(r"--preset (\w+)", " ".join(PAGES.values()))
     assert presets
     for preset in presets:
         assert (ROOT / "configs" / f"{preset}.toml").exists(), preset
