@@ -49,14 +49,14 @@ SHARD = 16  # structures
 class Config:
     """What to anneal and how."""
 
-    data: tuple[str, ...] = option((), "folders of labelled structures; the first has the unit of D*")
+    data: tuple[str, ...] = option((), "folders of labelled structures; the first has the unit of D*", group="files")
     checkpoint: str = option("", "the surrogate, a file of train.py; the one that comes with gpuion if not given")
     out: Path = option(Path("runs/annealed"), "folder for shards, traces and summary", identity=False)
-    objective: str = option("mean", "what of D* to go by", choices=tuple(objectives.DIRECTIONS))
+    objective: str = option("mean", "what of D* to go by", choices=tuple(objectives.DIRECTIONS), group="the aim")
     target: float | None = option(None, "the D* that objective target is after")
     caution: float = option(0.0, "standard deviations by which a prediction counts as worse than it says")
     direction: str = option("both", "anneal this way only", flags={"--maximize": "max", "--minimize": "min"})
-    chains: int = option(10, "independent runs a direction")
+    chains: int = option(10, "independent runs a direction", group="the chains")
     cycles: int | None = option(None, "cycles of falling temperature; 50 up and 100 down if not given")
     steps: int = option(2500, "moves proposed a cycle and chain")
     temperature: float = option(9.8e-3, "temperature of the first cycle, in units of the objective")
@@ -68,14 +68,15 @@ class Config:
         "random", "fresh random structures, the data's best ones, or fresh ones led along the gradient of D",
         choices=("random", "data", "ascent"), aliases=("start_from",),  # torchrun takes --start for one of its own
     )  # fmt: skip
-    relabel: int = option(200, "visited structures a direction to label besides the runs' best")
+    relabel: int = option(200, "structures a direction to label besides the runs' best", group="labels")
     relabel_min: int | None = option(None, "the same downwards, if it is another number")
     samples: int = option(25, "visited structures kept a cycle and chain, to choose from")
     tolerance: float = option(1e-3, "relative error of the exact labels")
-    batch: int = option(8, "structures the surrogate scores at once; fewer are filled up")
+    batch: int = option(8, "structures the surrogate scores at once; fewer are filled up", group="the run")
     force: bool = option(False, "use a checkpoint of another box, diameter, number of spheres or unit of D*")
     seed: int = option(0, "seed of start structures, moves and choice")
     device: str = option("auto", "auto, cpu or cuda", identity=False)
+    dry_run: bool = option(False, "say what would be done, in what time and memory, and write nothing", identity=False)
 
     @property
     def goals(self) -> dict[str, objectives.Objective]:
