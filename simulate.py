@@ -30,8 +30,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 import gpuion
-from gpuion import dataset, files, timing, work
-from gpuion.config import option, parse
+from gpuion import dataset, dry_run, files, timing, work
+from gpuion.config import option, parse, settings
 from gpuion.derived import Derived, derive
 from gpuion.design import Design, choose
 from gpuion.distributed import start
@@ -60,7 +60,7 @@ class Config:
     walkers: int = option(10_000, "walkers a structure, for kmc")
     time: float | str = option(12_000.0, "time that they walk, voxel² over bulk diffusivity, or auto", words=("auto",))
     rtol: float = option(0.02, "with --time auto, relative error of the walks' mean D")
-    particles: int | None = option(None, f"spheres of each; the source's, or {CELL['particles']}, if not given", group="the cell")
+    particles: int | None = option(None, f"spheres; the source's, or {CELL['particles']}", group="the cell")
     box: float | None = option(None, f"edge of the periodic cube, voxels; the source's, or {CELL['box']:g}")
     volume_fraction: float | None = option(None, f"of the spheres; the source's, or {CELL['volume_fraction']}")
     sites_per_voxel: int = option(1, "lattice sites along a voxel's edge")
@@ -85,8 +85,12 @@ class Config:
 def main() -> None:
     """Place, label, write, report."""
     config = parse(Config, Path(__file__).parent, __doc__ or "")
-    structures, shards = check(config)
+    with settings():
+        structures, shards = check(config)
     world = start(config.device)
+    if config.dry_run:
+        dry_run.simulate(config, structures, shards, world)
+        return
     if isinstance(structures, Derived):  # what it is that counts, not where it lies
         config = dataclasses.replace(config, source=f"sha256:{structures.origin}", **structures.cell)
     files.claim_folder(config.out, "simulate", config, world)
@@ -152,8 +156,7 @@ def make_shard(
         bar.total -= found
         bar.update(made)
 
-    mark = files.fingerprint(made_as)
-    labels = work.label_shard(path, centers, ids, config.batch, solve, tell, mark=mark)
+    labels = work.label_shard(path, centers, ids, config.batch, solve, tell, mark=files.fingerprint(made_as))
     cases = [structures.case(number) for number in ids.tolist()]
     nan = math.nan
     data = gpuion.Dataset(

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpuion import acceleration, files, fitting, throughput, timing, training
+from gpuion import acceleration, dry_run, files, fitting, throughput, timing, training
 from gpuion.acceleration import PRECISIONS
 from gpuion.baselines import Ridge
 from gpuion.config import option, parse
@@ -79,6 +79,9 @@ def main() -> None:
     divided = divide(config.data, sets, voxels)
     net, meta, content = network(config, sets, voxels, world.device)
     acceleration.arrange(net, config.precision, world.device, compile=config.compile)
+    if config.dry_run:
+        dry_run.train(config, net, divided, world)
+        return
     meta["structures"] = {name: len(samples) for name, samples in divided.items()}
     files.claim_folder(config.out, "train", config, world, content)
     lost = sum(int((~data.settled).sum()) for data in sets)

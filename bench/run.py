@@ -47,7 +47,6 @@ def main(arguments: list[str] | None = None, cases: dict[str, Case] | None = Non
         driver = [sys.executable, __file__, "--scale", given.scale, "--device", device, "--threads", str(given.threads)]
         results, dropped = run_suite(SUITES[given.suite], driver, given.out, given.budget)
     else:
-        faulthandler.enable()
         torch.set_num_threads(given.threads)
         about = machine(setting)
         results = [run(name, cases[name], setting, about, given.out / f"{name}.json") for name in given.case or cases]
@@ -138,4 +137,5 @@ def table(results: list[dict[str, Any]], dropped: list[str]) -> str:
 
 
 if __name__ == "__main__":
+    faulthandler.enable()
     sys.exit(main())

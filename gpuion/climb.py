@@ -43,9 +43,9 @@ _FLOOR = 0.1  # of the mean gradient: a sphere whose gradient is smaller moves b
 class Config:
     """Where to climb from, and how."""
 
-    data: tuple[str, ...] = option((), "folders of labelled structures; the first has the unit of D*", group="files")
+    data: tuple[str, ...] = option((), "folders of labelled structures; the first has the unit of D*")
     out: Path = option(Path("runs/climb"), "folder for what comes out", identity=False)
-    direction: str = option("max", "up or down", group="the climb", flags={"--maximize": "max", "--minimize": "min"})
+    direction: str = option("max", "up or down", flags={"--maximize": "max", "--minimize": "min"})
     start: str = option("random", "fresh random structures, or the data's extremes", choices=("random", "data"))
     runs: int = option(5, "independent runs")
     steps: int = option(40, "steps of each")
