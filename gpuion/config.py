@@ -58,7 +58,9 @@ class Parser(argparse.ArgumentParser):
         if "unrecognized arguments:" in message:
             words = message.split(": ", 1)[1]
             flag = next((word for word in words.split() if word.startswith("-")), "").split("=")[0]
-            message = f"unknown flag {flag}{_nearest(flag, _flags(self))}" if flag else f"no use for {words}"
+            names = [name.lstrip("-") for name in _flags(self)]
+            near = _nearest(flag.lstrip("-"), names, "--")
+            message = f"unknown flag {flag}{near}" if flag else f"no use for {words}"
         chosen = re.search(r"invalid choice: '?(.*?)'? \(choose from (.*)\)", message)
         if chosen:
             message += _nearest(chosen[1], re.findall(r"[^\s,']+", chosen[2]))
@@ -115,7 +117,7 @@ def read_preset(root: Path, preset: str, script: str, cls: type) -> dict[str, An
     known = sorted(path.stem for path in (root / "configs").glob("*.toml"))
     if preset not in known:
         near = _nearest(preset, known)
-        raise ConfigError(f"preset {preset!r} is unknown{near}; there are {', '.join(known) or 'none'}")
+        raise ConfigError(f"preset {preset!r} is unknown; there are {', '.join(known) or 'none'}{near}")
     return _read(root / "configs" / f"{preset}.toml", script, cls)
 
 
@@ -224,9 +226,9 @@ def _known(name: str, names: Iterable[str], what: str) -> None:
         raise ConfigError(f"{what} {name!r} is unknown{_nearest(name, names) or '; there are ' + ', '.join(names)}")
 
 
-def _nearest(name: str, names: Iterable[str]) -> str:
+def _nearest(name: str, names: Iterable[str], prefix: str = "") -> str:
     near = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"; did you mean {prefix}{near[0]}?" if near else ""
 
 
 def _checked(value: Any, field: Any, kind: Any, where: str) -> Any:
