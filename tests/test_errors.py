@@ -120,6 +120,16 @@ def test_a_stop_while_modules_load_is_one_line(tmp_path, words, module, number):
     assert rest == [STOPPED]
 
 
+def test_little_is_loaded_before_a_stop_is_expected():
+    """Until then a stop is a traceback: typing, pathlib and the like would take ten times as long as all of this."""
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); before = set(sys.modules); import gpuion.errors\n"
+    code += "print(*set(sys.modules) - before)"
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "gpuion.errors" in loaded
+    assert not loaded & {"typing", "pathlib", "contextlib", "dataclasses", "re", "torch"}
+
+
 def test_output_that_nobody_can_take_is_one_line():
     code = "from gpuion.errors import run_script\nrun_script(lambda: print('x' * 10))"
     with Path("/dev/full").open("w") as full:

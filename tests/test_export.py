@@ -105,7 +105,7 @@ def test_the_medium_of_one_structure_and_its_current(folder, tmp_path, capsys):
             1,
             "error: sites per voxel must be a",
         ),
-        (["DATA", "--xyz", "x.xyz", "--device", "tpu"], 1, "error: device 'tpu' is unknown"),
+        (["DATA", "--xyz", "x.xyz", "--device", "tpu"], 2, "error: device 'tpu' is unknown"),
         (["/nowhere", "--xyz", "x.xyz"], 1, "error: /nowhere: expected a folder of shards"),
         (["DATA", "--xyz", "."], 1, "error: "),
     ],
