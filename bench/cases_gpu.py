@@ -32,7 +32,7 @@ _VERDICT = re.compile(r"^(tests/\S+?)\.py::(.+?) (PASSED|FAILED|ERROR|SKIPPED|XF
 def tests(setting: Setting) -> Iterator[Row]:
     """The tests that need a GPU, the kernel beside its twin first; on a CPU a few of their rehearsals."""
     files = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "tests").glob("test_gpu_*.py"))]
-    files.sort(key=lambda name: "kernels" not in name)
+    files.sort(key=lambda name: ("kernels" not in name, "functions" in name))
     chosen = ["-m", "gpu"] if setting.device == "cuda" else ["-k", "rehearsal and (images or neighbours)"]
     command = [sys.executable, "-m", "pytest", *chosen, "-vv", "--tb=short", "-p", "no:cacheprovider", *files]
     began, said, found, bad = time.perf_counter(), list[str](), dict[str, dict[str, int]](), list[str]()
