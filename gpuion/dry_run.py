@@ -162,7 +162,7 @@ def anneal(config: Any, data: Dataset, net: Model | None, goals: dict[str, Objec
     print(f"would anneal {members} chains of {N} spheres {' and '.join(goals)}, by {config.score}")
     _files(config.out, "run.json, state-*.pt, shards of labels, summary.json, traces.json, timing.json")
     for d, goal in goals.items():
-        ids, steps = config.ids(world, d), config.cycles_of(d) * config.steps
+        ids, cycles = config.ids(world, d), config.cycles_of(d)
         score = score_of(net, data, goal, config.batch, config.tolerance)
         first = starts(data, ids, "random", maximize=goal.maximize, seed=config.seed)
         run = functools.partial(
@@ -171,8 +171,11 @@ def anneal(config: Any, data: Dataset, net: Model | None, goals: dict[str, Objec
         run(steps=1)  # compiles what is not
         one, more = (_timed(functools.partial(run, steps=k)) for k in (1, 5))
         each = max(more - one, 1e-6) / 4
-        print(f"{d}: {each:.3g} s a step of {len(ids)} chains (measured, 4 steps), {steps} steps")
-        total += each * steps
+        print(
+            f"{d}: {each:.3g} s a step of {len(ids)} chains (measured, 4 steps), {one:.3g} s to begin a cycle "
+            f"(measured), {cycles} cycles of {config.steps} steps"
+        )
+        total += cycles * (one + each * (config.steps - 1))
     kept = sum(config.cycles_of(d) * min(config.samples, config.steps) for d in goals)
     held = members * kept * (12 * N + 8)
     solve = lambda: label(  # noqa: E731

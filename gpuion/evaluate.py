@@ -28,6 +28,7 @@ from torch import Tensor
 from gpuion import files, model_panels, plots, splits, training
 from gpuion.config import Parser
 from gpuion.dataset import Dataset, open_dataset
+from gpuion.distributed import pick_device
 from gpuion.errors import CheckpointError, DatasetError, run_script
 from gpuion.medium import whole
 from gpuion.models import Model
@@ -86,7 +87,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.pictures:
         plots.require()
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if given.device == "auto" else given.device
+    device = pick_device(given.device)
     nets = [(path, training.load_surrogate(path, device)) for path in given.checkpoint]
     sets = [(path, part_of(path, given.part)) for path in given.data]
     for path, net in nets:

@@ -109,7 +109,7 @@ def test_anneal(run, tmp_path, data):
     assert everything(tmp_path) == before
     assert "would anneal 2 chains of 2 spheres max and min, by exact" in said
     for direction in ("max", "min"):
-        assert re.search(rf"{direction}: \S+ s a step of 2 chains \(measured, 4 steps\), 120 steps", said)
+        assert re.search(rf"{direction}: \S+ s a step of 2 chains \(measured, 4 steps\), .*3 cycles of 40 steps", said)
     assert re.search(r"labels: \S+ s each \(measured on one\), 9 at most", said)  # 2 + 4 up, 2 + 1 down
     visited = 2 * 3 * 5 * 2 * (12 * 2 + 8)  # chains, cycles, samples, directions, bytes
     assert f"{visited / 1e6:.2g} MB of structures visited (formula: 30 a chain" in said
