@@ -79,7 +79,9 @@ def main() -> None:
     parser = Parser(prog="python -m gpuion.evaluate", description=__doc__)
     parser.add_argument("checkpoint", type=Path, nargs="+", help="surrogate.pt of train.py")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="data sets, folders or shards")
-    parser.add_argument("--part", choices=("test", "validation", "train", "all"), default="test")
+    parser.add_argument(
+        "--part", choices=("test", "validation", "train", "all"), default="test", help="of each data set"
+    )
     parser.add_argument("--worst", type=int, default=10, help="how many of the largest errors to list (default 10)")
     parser.add_argument("--out", type=Path, help="file for all of it as JSON")
     parser.add_argument("--pictures", type=Path, help="folder for pictures of errors and of what training met")
