@@ -6,9 +6,8 @@
 The chains' best structures and others that they visited, uniform in predicted D* beyond the data's extreme,
 go to the exact solver and into shards: `train.py --data runs/data runs/annealed` learns from both. Stopped,
 the same command goes on from the last whole cycle and batch of labels. summary.json and traces.json say how it went.
-With --score exact the chains go by the exact solver itself: slow, for the last steps of the best ones. The shards
-then hold no predictions. --objective is after a wanted D*, one axis or even axes; --exchange 6 lets six chains a run
-exchange temperatures instead of cooling.
+With --score exact the chains go by the exact solver itself: slow, for the last steps of the best ones. --objective is
+after a wanted D*, one axis or even axes; --exchange 6 lets six chains a run exchange temperatures instead of cooling.
 """
 
 if __name__ == "__main__":  # before torch, which takes seconds to load: a stop meanwhile is one line, too
@@ -25,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import gpuion
-from gpuion import files, ladders, objectives, outcome, timing, work
+from gpuion import dry_run, files, ladders, objectives, outcome, timing, work
 from gpuion.annealing import anneal, check_settings
 from gpuion.capacity import check_memory
 from gpuion.chains import load_state, load_states, save_state
@@ -49,14 +48,14 @@ SHARD = 16  # structures
 class Config:
     """What to anneal and how."""
 
-    data: tuple[str, ...] = option((), "folders of labelled structures; the first has the unit of D*")
+    data: tuple[str, ...] = option((), "folders of labelled structures; the first has the unit of D*", group="files")
     checkpoint: str = option("", "the surrogate, a file of train.py; the one that comes with gpuion if not given")
     out: Path = option(Path("runs/annealed"), "folder for shards, traces and summary", identity=False)
-    objective: str = option("mean", "what of D* to go by", choices=tuple(objectives.DIRECTIONS))
+    objective: str = option("mean", "what of D* to go by", choices=tuple(objectives.DIRECTIONS), group="the aim")
     target: float | None = option(None, "the D* that objective target is after")
     caution: float = option(0.0, "standard deviations by which a prediction counts as worse than it says")
     direction: str = option("both", "anneal this way only", flags={"--maximize": "max", "--minimize": "min"})
-    chains: int = option(10, "independent runs a direction")
+    chains: int = option(10, "independent runs a direction", group="the chains")
     cycles: int | None = option(None, "cycles of falling temperature; 50 up and 100 down if not given")
     steps: int = option(2500, "moves proposed a cycle and chain")
     temperature: float = option(9.8e-3, "temperature of the first cycle, in units of the objective")
@@ -68,14 +67,15 @@ class Config:
         "random", "fresh random structures, the data's best ones, or fresh ones led along the gradient of D",
         choices=("random", "data", "ascent"), aliases=("start_from",),  # torchrun takes --start for one of its own
     )  # fmt: skip
-    relabel: int = option(200, "visited structures a direction to label besides the runs' best")
+    relabel: int = option(200, "structures a direction to label besides the runs' best", group="labels")
     relabel_min: int | None = option(None, "the same downwards, if it is another number")
     samples: int = option(25, "visited structures kept a cycle and chain, to choose from")
     tolerance: float = option(1e-3, "relative error of the exact labels")
     batch: int = option(8, "structures the surrogate scores at once; fewer are filled up")
     force: bool = option(False, "use a checkpoint of another box, diameter, number of spheres or unit of D*")
-    seed: int = option(0, "seed of start structures, moves and choice")
+    seed: int = option(0, "seed of start structures, moves and choice", group="the run")
     device: str = option("auto", "auto, cpu or cuda", identity=False)
+    dry_run: bool = option(False, "say what would be done, in what time and memory, and write nothing", identity=False)
 
     @property
     def goals(self) -> dict[str, objectives.Objective]:
@@ -107,6 +107,9 @@ def main() -> None:
     members = config.chains * config.exchange
     check_starts(data, members if config.start == "data" else 0)
     check_goals(goals, data, net)
+    if config.dry_run:
+        dry_run.anneal(config, data, net, goals, world)
+        return
     kept = {d: config.cycles_of(d) * min(config.samples, config.steps) for d in goals}
     check_memory(members, data.centers.shape[1], kept, world.size, world.device)
     files.claim_folder(config.out, "anneal", config, world, content)
@@ -141,8 +144,6 @@ def check(config: Config) -> None:
             raise ConfigError(f"{name} must be at least {number}, got {getattr(config, name)}")
     if not 0 < config.tolerance < 1:
         raise ConfigError(f"tolerance must lie between 0 and 1, got {config.tolerance}")
-    if config.start not in {"random", "data", "ascent"}:
-        raise ConfigError(f"start {config.start!r} is unknown; see --help")
     for d in config.goals:
         cycles = config.cycles_of(d)
         check_settings(cycles, config.steps, config.samples, config.temperature, config.cooling)
@@ -165,9 +166,8 @@ def run(config: Config, world: World, data: gpuion.Dataset, net: Model | None, g
     if not len(ids):
         return 0  # more processes than chains
     state = load_state(path, world.device) if path.exists() else None
-    done = 0 if state is None else state.cycles
+    done, proposals = 0 if state is None else state.cycles, config.steps * len(ids)
     first = starts_of(config.out / f"start-{mine}", data, ids, config.start, goal, seed=config.seed, net=net)
-    proposals = config.steps * len(ids)
     with tqdm(
         total=cycles * proposals, initial=done * proposals, desc=d, unit=" proposals", unit_scale=True,
         disable=None if world.is_main else True,

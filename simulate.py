@@ -30,8 +30,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 import gpuion
-from gpuion import dataset, files, timing, work
-from gpuion.config import option, parse
+from gpuion import dataset, dry_run, files, timing, work
+from gpuion.config import option, parse, settings
 from gpuion.derived import Derived, derive
 from gpuion.design import Design, choose
 from gpuion.distributed import start
@@ -51,29 +51,30 @@ CELL = {"particles": 27, "box": 50.0, "volume_fraction": 0.1}  # of a design, wh
 class Config:
     """What to place and how to label it."""
 
-    out: Path = option(Path("runs/data"), "folder for the shards", identity=False)
-    structures: int | None = option(None, "how many structures of the design or source, all if not given")
+    out: Path = option(Path("runs/data"), "folder for the shards", group="the run", identity=False)
+    structures: int | None = option(None, "how many of design or source, all if not given", group="structures")
     source: str = option("", "a data set to take structures from, in place of a design")
     of: str = option("", "train, validation or test: the part of the source to take, all of it if not given")
-    method: str = option("exact", "exact solve, random walk (kmc), or both", choices=METHODS)
+    method: str = option("exact", "exact solve, random walk (kmc), or both", choices=METHODS, group="labels")
     tolerance: float = option(1e-3, "relative error of the exact solve")
     walkers: int = option(10_000, "walkers a structure, for kmc")
     time: float | str = option(12_000.0, "time that they walk, voxel² over bulk diffusivity, or auto", words=("auto",))
     rtol: float = option(0.02, "with --time auto, relative error of the walks' mean D")
-    particles: int | None = option(None, f"spheres a structure; the source's, or {CELL['particles']}, if not given")
+    particles: int | None = option(None, f"spheres; the source's, or {CELL['particles']}", group="the cell")
     box: float | None = option(None, f"edge of the periodic cube, voxels; the source's, or {CELL['box']:g}")
     volume_fraction: float | None = option(None, f"of the spheres; the source's, or {CELL['volume_fraction']}")
     sites_per_voxel: int = option(1, "lattice sites along a voxel's edge")
-    random: int = option(722, "random structures of the design")
+    random: int = option(722, "random structures of the design", group="structures")
     chained: int = option(5304, "chained structures of the design")
     gapped: int = option(2166, "gapped structures of the design")
     chained_ranges: tuple[Any, ...] = option(RANGES, "distances of chained spheres, voxels", file_only=True)
     gapped_widths: tuple[Any, ...] = option(WIDTHS, "slab widths on one, two, three axes, voxels", file_only=True)
-    shard: int = option(64, "structures a shard")
+    shard: int = option(64, "structures a shard", group="the run")
     batch: int = option(4, "structures labelled together", identity=False)
     part: str = option("", "k/m: make every m-th shard from the k-th, on one of m machines")
     seed: int = option(0, "seed of all random numbers")
     device: str = option("auto", "auto, cpu or cuda", identity=False)
+    dry_run: bool = option(False, "say what would be done, in what time and memory, and write nothing", identity=False)
 
     def __post_init__(self) -> None:
         """Give a design its cell; a source has its own."""
@@ -84,8 +85,12 @@ class Config:
 def main() -> None:
     """Place, label, write, report."""
     config = parse(Config, Path(__file__).parent, __doc__ or "")
-    structures, shards = check(config)
+    with settings():
+        structures, shards = check(config)
     world = start(config.device)
+    if config.dry_run:
+        dry_run.simulate(config, structures, shards, world)
+        return
     if isinstance(structures, Derived):  # what it is that counts, not where it lies
         config = dataclasses.replace(config, source=f"sha256:{structures.origin}", **structures.cell)
     files.claim_folder(config.out, "simulate", config, world)
@@ -151,8 +156,7 @@ def make_shard(
         bar.total -= found
         bar.update(made)
 
-    mark = files.fingerprint(made_as)
-    labels = work.label_shard(path, centers, ids, config.batch, solve, tell, mark=mark)
+    labels = work.label_shard(path, centers, ids, config.batch, solve, tell, mark=files.fingerprint(made_as))
     cases = [structures.case(number) for number in ids.tolist()]
     nan = math.nan
     data = gpuion.Dataset(

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpuion import acceleration, files, fitting, throughput, timing, training
+from gpuion import acceleration, dry_run, files, fitting, throughput, timing, training
 from gpuion.acceleration import PRECISIONS
 from gpuion.baselines import Ridge
 from gpuion.config import option, parse
@@ -48,15 +48,15 @@ from gpuion.training import Plan, Samples
 class Config:
     """What to learn from, and how."""
 
-    data: tuple[str, ...] = option(("runs/data",), "dataset folders, the original one first")
+    data: tuple[str, ...] = option(("runs/data",), "dataset folders, the original one first", group="files")
     out: Path = option(Path("runs/model"), "folder for the network and its measures", identity=False)
     checkpoint: str = option("", "a surrogate.pt to start from")
-    model: str = option("periodic", ", ".join(MODELS), aliases=("boundary",))
+    model: str = option("periodic", "see above", choices=MODELS, aliases=("boundary",), group="the model")
     widths: tuple[int, ...] = option((), "channels of the convolutions; the network's own if not given")
     hidden: int = option(32, "width of the fully connected layers")
     pool: int = option(5, "first pooling window of a periodic network, voxels")
     voxels: int = option(0, "voxels along the image's edge; 0 is one per unit of length")
-    epochs: int = option(100, "passes over the training structures")
+    epochs: int = option(100, "passes over the training structures", group="learning")
     patience: int = option(0, "epochs without a better one after which to stop; 0 takes all")
     batch: int = option(16, "structures a step, all ranks together")
     learning_rate: float = option(1e-2, "largest learning rate of AdamW")
@@ -64,8 +64,9 @@ class Config:
     precision: str = option("fp32", "of training: tf32 rounds on a GPU, bf16 the layers on images", choices=PRECISIONS)
     compile: bool = option(False, "compile the layers of a network on images", identity=False)
     tensorboard: bool = option(False, "write TensorBoard's event files into --out, too", identity=False)
-    seed: int = option(0, "seed of weights, order and shifts")
+    seed: int = option(0, "seed of weights, order and shifts", group="the run")
     device: str = option("auto", "auto, cpu or cuda", identity=False)
+    dry_run: bool = option(False, "say what would be done, in what time and memory, and write nothing", identity=False)
 
 
 def main() -> None:
@@ -78,6 +79,9 @@ def main() -> None:
     divided = divide(config.data, sets, voxels)
     net, meta, content = network(config, sets, voxels, world.device)
     acceleration.arrange(net, config.precision, world.device, compile=config.compile)
+    if config.dry_run:
+        dry_run.train(config, net, divided, world)
+        return
     meta["structures"] = {name: len(samples) for name, samples in divided.items()}
     files.claim_folder(config.out, "train", config, world, content)
     lost = sum(int((~data.settled).sum()) for data in sets)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 
 import cases_anneal
 import cases_data
+import cases_gpu
 import cases_medium
 import cases_models
 import cases_solve
@@ -32,4 +33,9 @@ CASES: dict[str, Callable[[Setting], Iterable[Row]]] = {
     "models-precision": cases_models.precision,
     "models-memory": cases_models.memory,
     "models-malloc": cases_models.malloc,
+    "gpu-tests": cases_gpu.tests,
+    "walk-ladder": cases_gpu.walk_ladder,
+    "solve-ladder": cases_gpu.solve_ladder,
+    "train": cases_gpu.train,
+    "chains": cases_anneal.chains,
 }

@@ -1,10 +1,14 @@
-"""Annealing: proposals a second by a network on the whole structure, and by what a move changes."""
+"""Annealing: proposals a second by a network on the whole structure, and by what a move changes.
 
+Legend: C chains, N particles.
+"""
+
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from measure import Limit, Row, Setting, in_turn
+from measure import Limit, Row, Setting, clock, in_turn
 
 import gpuion
 from gpuion.scores import IncrementalScore, Whole
@@ -12,6 +16,7 @@ from gpuion.scoring import surrogate_score
 
 _CELLS = {False: (91, 75.0, 75), True: (8, 35.0, 35)}  # spheres, box and voxels, by whether it is to be tiny
 _PAPER = 10 * 125_000  # proposals of ten runs upwards
+_BY_MOVES = 16  # most chains beside a GPU's: to begin by moves, a core takes some 20 ms a chain
 
 
 def anneal(setting: Setting) -> Iterator[Row]:
@@ -39,10 +44,44 @@ def anneal(setting: Setting) -> Iterator[Row]:
             )  # fmt: skip
 
 
-def _scores(centers: torch.Tensor, box: float, diameter: float, voxels: int) -> dict[str, tuple[Any, Any]]:
-    """Return each model's scores: of whole structures, and of moves. Weights are random: they cost what others do."""
-    from gpuion.incremental import image_score
-    from gpuion.incremental_network import network_score
+def chains(setting: Setting) -> Iterator[Row]:
+    """Proposals a second of gpuion.anneal over 1 to 4096 chains: whole structures on the device, moves on a CPU."""
+    N, box, voxels = _CELLS[setting.tiny]
+    diameter = gpuion.sphere_diameter(91, 75.0, 0.1)
+    counts = (1, 2) if setting.tiny else (1, 16, 256, 4096)
+    for model in ("periodic", "network"):
+        for C in counts:
+            here = gpuion.place("random", n_structures=C, n_particles=N, box=box, diameter=diameter)
+            there, like = here.to(setting.device), _cell(box, diameter)
+            net = _networks(here, box, diameter, voxels)[model]
+            steps = 2 if setting.tiny else max(16, 256 // C)
+            run = functools.partial(
+                gpuion.anneal, box=box, diameter=diameter, cycles=1, steps=steps, samples=1, temperature=1e-3
+            )
+            moves = _moves(model, net, box, diameter, voxels)
+            score = surrogate_score(net.to(setting.device), like, min(C, 256))
+            tasks = [functools.partial(run, score, there)]
+            if C <= _BY_MOVES:
+                tasks.append(functools.partial(run, moves, here))
+            repeats = 2 if setting.tiny else 3
+            seconds = in_turn(*tasks, repeats=repeats)
+            whole = functools.partial(torch.no_grad()(score), there)
+            alone = C / min(clock(whole) for _ in range(repeats))
+            yield Row(
+                what=f"{model}, {C} chains of {N} spheres, {steps} steps", unit="proposals/s",
+                samples=[C * steps / s for s in seconds[0]], peer="by moves on a CPU" if len(seconds) > 1 else "",
+                peer_samples=[C * steps / s for s in seconds[1]] if len(seconds) > 1 else [],
+                limit=Limit(value=alone, what="the network alone, measured", estimate=False),
+            )  # fmt: skip
+
+
+def _cell(box: float, diameter: float) -> Any:
+    """Return what a score reads of a dataset."""
+    return type("Cell", (), {"box": box, "diameter": diameter})
+
+
+def _networks(centers: torch.Tensor, box: float, diameter: float, voxels: int) -> dict[str, Any]:
+    """Return networks on images and on circuits, of random weights: they cost what others do."""
     from gpuion.resistors import ResistorNetwork
 
     torch.manual_seed(0)
@@ -51,19 +90,29 @@ def _scores(centers: torch.Tensor, box: float, diameter: float, voxels: int) -> 
     image.calibrate(targets)
     circuit.calibrate(targets, circuit.prepare(centers[:8], box, diameter))
     image.meta = {"box": box, "voxels": voxels}
-    like: Any = type("Cell", (), {"box": box, "diameter": diameter})
-    moves: dict[str, IncrementalScore] = {
-        "periodic": image_score(image, box=box, diameter=diameter, voxels=voxels),
-        "network": network_score(circuit, box=box),
-    }
-    nets: dict[str, Any] = {"periodic": image, "network": circuit}
+    return {"periodic": image, "network": circuit}
+
+
+def _moves(model: str, net: Any, box: float, diameter: float, voxels: int) -> IncrementalScore:
+    """Return a network's score that is told of moves."""
+    from gpuion.incremental import image_score
+    from gpuion.incremental_network import network_score
+
+    if model == "network":
+        return network_score(net, box=box)
+    return image_score(net, box=box, diameter=diameter, voxels=voxels)
+
+
+def _scores(centers: torch.Tensor, box: float, diameter: float, voxels: int) -> dict[str, tuple[Any, Any]]:
+    """Return each model's scores: of whole structures, and of moves."""
     found = {}
-    for name, net in nets.items():
-        whole = torch.no_grad()(surrogate_score(net, like, min(8, len(centers))).score)
-        expected, got = whole(centers).double(), moves[name].start(centers)[0]
+    for name, net in _networks(centers, box, diameter, voxels).items():
+        moves = _moves(name, net, box, diameter, voxels)
+        whole = torch.no_grad()(surrogate_score(net, _cell(box, diameter), min(8, len(centers))).score)
+        expected, got = whole(centers).double(), moves.start(centers)[0]
         if not torch.allclose(expected, got, rtol=1e-4, atol=0):
             raise ValueError(f"{name}: scores of moves are not those of whole structures")
-        found[name] = Whole(whole), moves[name]
+        found[name] = Whole(whole), moves
     return found
 
 

@@ -63,12 +63,12 @@ def _create(model: str, voxels: int) -> Model:
     return create(model, voxels=voxels, widths=() if voxels == _STUDY[2] else (4, 4))
 
 
-def steps(model: str, data: Samples) -> Callable[[], object]:
+def steps(model: str, data: Samples, precision: str = "fp32") -> Callable[[], object]:
     """Return a task: one step of training on all of the structures, as train.py takes it."""
     net, data = made(model, data)
     if isinstance(net, Ridge):
         return lambda: net.solve(data.target, data.inputs or ())
-    plan = Plan(epochs=1000, batch=len(data), learning_rate=1e-4)
+    plan = Plan(epochs=1000, batch=len(data), learning_rate=1e-4, precision=precision)
     optimizer, world = training.optimizer_for(net, plan), World(rank=0, size=1, device=data.target.device)
     return lambda: training.train_epoch(net, optimizer, data, epoch=0, plan=plan, world=world)
 

@@ -5,14 +5,19 @@ The way through: `place` puts spheres into periodic boxes, `electrolyte` turns t
 learns from, and `anneal` moves the spheres towards the best or worst conductor.
 """
 
-from importlib import import_module
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
 
-_root = Path(__file__).parent.parent
-if (_root / "kernels" / "walk.py").is_file():
+import os.path
+from importlib import import_module
+
+TYPE_CHECKING = False  # see gpuion.errors: a stop is expected the sooner
+if TYPE_CHECKING:
+    from typing import Any
+
+_root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120, no pathlib either
+if os.path.isfile(os.path.join(_root, "kernels", "walk.py")):  # noqa: PTH113, PTH118
     # A source tree keeps the Triton code at top level; a wheel has it installed as gpuion/kernels.
-    __path__.append(str(_root))
+    __path__.append(_root)
 
 __version__ = "0.1.0"
 

@@ -5,20 +5,23 @@ flags. A TOML file has a table `[system]` that all scripts share and one table a
 """
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
+import re
 import tomllib
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from gpuion.errors import ConfigError, fail
+from gpuion.errors import CODES, ConfigError, GpuionError, fail
 
 C = TypeVar("C")
 
 _TABLES = ("system", "simulate", "train", "anneal")
+_METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 _SYSTEM = ("particles", "box", "volume_fraction", "sites_per_voxel", "seed", "device")
 
 
@@ -27,23 +30,40 @@ def option(default: Any, text: str, **metadata: Any) -> Any:
 
     Metadata: `identity=False` if the value does not change the result; `file_only=True` if there is no flag;
     `flags={"--flag": value}` for flags that set the field to a constant; `choices=(…)`; `words=(…)` that a number's
-    field takes, too; `aliases=(…)`, other names of the flag.
+    field takes, too; `aliases=(…)`, other names of the flag; `group="…"`, the heading in `--help` of this field and of
+    those after it.
     """
     return dataclasses.field(default=default, metadata={"help": text, **metadata})
 
 
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Help with the default of each flag that has one and does not speak of it."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        if not action.option_strings or "default" in text or not _is_told(action.default):
+            return text
+        return f"{text} (default: {_shown(action.default)})".strip()
+
+
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line that names the nearest flag, and exit code 2."""
+    """An argument parser whose errors are one line that names the nearest flag or choice, and exit code 2."""
 
     def __init__(self, **options: Any) -> None:
-        plain: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+        plain: dict[str, Any] = {"formatter_class": Help, "allow_abbrev": False, "epilog": CODES}
         super().__init__(**(plain | options))
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and exit."""
         if "unrecognized arguments:" in message:
-            given = next((word for word in message.split() if word.startswith("-")), "")
-            message += _nearest(given.split("=")[0], _flags(self))
+            words = message.split(": ", 1)[1]
+            flag = next((word for word in words.split() if word.startswith("-")), "").split("=")[0]
+            names = [name.lstrip("-") for name in _flags(self)]
+            near = _nearest(flag.lstrip("-"), names, "--")
+            message = f"unknown flag {flag}{near}" if flag else f"no use for {words}"
+        chosen = re.search(r"invalid choice: '?(.*?)'? \(choose from (.*)\)", message)
+        if chosen:
+            message += _nearest(chosen[1], re.findall(r"[^\s,']+", chosen[2]))
         fail(f"{message} (see {self.prog} --help)", 2)
 
 
@@ -56,10 +76,17 @@ def parse(cls: type[C], root: Path, doc: str, argv: list[str] | None = None) -> 
         For an unknown preset, an unreadable file, an unknown key or a value of the wrong type.
     """
     parser = Parser(description=doc)
-    parser.add_argument("--preset", help="a file of configs/ without its ending: laptop, paper")
-    parser.add_argument("--config", type=Path, help="a TOML file of the same form, read after the preset")
+    files = parser.add_argument_group("settings from files, which flags go before")
+    known = ", ".join(sorted(path.stem for path in (root / "configs").glob("*.toml")))
+    files.add_argument("--preset", metavar="NAME", help=f"a file of configs/ without its ending: {known}")
+    files.add_argument("--config", metavar="PATH", type=Path, help="a TOML file like those, read after the preset")
+    home, homes = typing.cast(Any, parser), dict[str, Any]()
     for field, kind in _fields(cls):
-        _add_flag(parser, field, kind)
+        title = field.metadata.get("group")
+        if title and title not in homes:
+            homes[title] = parser.add_argument_group(title)
+        home = homes.get(title, home)
+        _add_flag(home, field, kind)
     given = vars(parser.parse_args(argv))
     preset, file = given.pop("preset"), given.pop("config")
     script = Path(parser.prog).stem
@@ -74,11 +101,23 @@ def parse(cls: type[C], root: Path, doc: str, argv: list[str] | None = None) -> 
     return config
 
 
+@contextlib.contextmanager
+def settings() -> Iterator[None]:
+    """Take a ValueError for one of what was asked for: bad use, as a ConfigError is."""
+    try:
+        yield
+    except GpuionError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
 def read_preset(root: Path, preset: str, script: str, cls: type) -> dict[str, Any]:
     """Return the values that configs/<preset>.toml holds for a script."""
     known = sorted(path.stem for path in (root / "configs").glob("*.toml"))
     if preset not in known:
-        raise ConfigError(f"preset {preset!r} is unknown; there are {', '.join(known) or 'none'}")
+        near = _nearest(preset, known)
+        raise ConfigError(f"preset {preset!r} is unknown; there are {', '.join(known) or 'none'}{near}")
     return _read(root / "configs" / f"{preset}.toml", script, cls)
 
 
@@ -101,7 +140,7 @@ def _plain(kind: Any) -> Any:
     return kind
 
 
-def _add_flag(parser: argparse.ArgumentParser, field: Any, kind: Any) -> None:
+def _add_flag(parser: Any, field: Any, kind: Any) -> None:
     if "flags" in field.metadata:
         for flag, value in field.metadata["flags"].items():
             parser.add_argument(
@@ -113,15 +152,31 @@ def _add_flag(parser: argparse.ArgumentParser, field: Any, kind: Any) -> None:
         return
     kind = _plain(kind)
     options: dict[str, Any] = {"default": argparse.SUPPRESS, "dest": field.name}
-    options["help"] = f"{field.metadata['help']} (default: {field.default})".replace("%", "%%")
+    told = f" (default: {_shown(field.default)})" if _is_told(field.default) else ""
+    options["help"] = (field.metadata["help"] + told).replace("%", "%%")
+    first = typing.get_args(kind)[0] if typing.get_origin(kind) in {tuple, types.UnionType} else kind
     if kind is bool:
         options["action"] = argparse.BooleanOptionalAction
     elif typing.get_origin(kind) is tuple:
-        options |= {"nargs": "+", "type": typing.get_args(kind)[0], "action": _Tuple}
+        options |= {"nargs": "+", "type": first, "action": _Tuple, "metavar": _METAVARS.get(first)}
     else:
+        if not field.metadata.get("choices"):
+            options["metavar"] = _METAVARS.get(first)
         options |= {"type": _reader(kind, field.metadata.get("words")), "choices": field.metadata.get("choices")}
     names = (field.name, *field.metadata.get("aliases", ()))
     parser.add_argument(*("--" + name.replace("_", "-") for name in names), **options)
+
+
+def _is_told(value: Any) -> bool:
+    """Return whether help names a default: not if a flag is off, or nothing is given."""
+    return not (value is None or value is False or value in ("", [], (), argparse.SUPPRESS))
+
+
+def _shown(value: Any) -> str:
+    """Return a default as one would give it."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(_shown, value))
+    return f"{value:g}" if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _reader(kind: Any, words: tuple[str, ...] | None) -> Any:
@@ -171,9 +226,9 @@ def _known(name: str, names: Iterable[str], what: str) -> None:
         raise ConfigError(f"{what} {name!r} is unknown{_nearest(name, names) or '; there are ' + ', '.join(names)}")
 
 
-def _nearest(name: str, names: Iterable[str]) -> str:
+def _nearest(name: str, names: Iterable[str], prefix: str = "") -> str:
     near = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"; did you mean {prefix}{near[0]}?" if near else ""
 
 
 def _checked(value: Any, field: Any, kind: Any, where: str) -> Any:

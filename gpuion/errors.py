@@ -1,15 +1,27 @@
 """What can go wrong, and how a script says so in one line.
 
-Needs the standard library alone: scripts import it before torch, which takes seconds to load.
+Needs little of the standard library: scripts import it before torch, which takes seconds to load, and a stop before
+`expect_stops` is Python's own affair.
 """
+
+from __future__ import annotations
 
 import errno
 import os
 import signal
 import sys
-from collections.abc import Callable
-from types import FrameType
-from typing import NoReturn
+
+TYPE_CHECKING = False  # as typing has it, whose import takes a tenth of the time until a stop is expected
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+    from typing import NoReturn
+
+CODES = """exit codes:
+  0    done
+  1    failed: the message says why and how to mend it
+  2    bad use: an unknown flag, or a setting that cannot be
+  130  stopped by Ctrl-C or SIGTERM; the same command goes on"""
 
 
 class GpuionError(Exception):
@@ -57,8 +69,8 @@ def expect_stops() -> None:
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's main function; end with one clear line and an exit code instead of a traceback.
 
-    Exit codes: 0 done, 1 an error the message explains, 130 stopped by SIGINT or SIGTERM. Of several ranks under
-    torchrun, rank 0 alone says that it was stopped, and an error that many meet is said by one.
+    Exit codes are those of `CODES`. Of several ranks under torchrun, rank 0 alone says that it was stopped, and an
+    error that many meet is said by one.
     """
     before = {number: signal.getsignal(number) for number in _STOPS}
     try:
@@ -70,6 +82,8 @@ def run_script(main: Callable[[], None]) -> None:
         _quiet_stdout()
         _tell_stop()
         sys.exit(130)
+    except ConfigError as error:
+        fail(str(error), 2)
     except (GpuionError, ValueError) as error:
         fail(str(error))
     except OSError as error:

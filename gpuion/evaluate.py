@@ -28,6 +28,7 @@ from torch import Tensor
 from gpuion import files, model_panels, plots, splits, training
 from gpuion.config import Parser
 from gpuion.dataset import Dataset, open_dataset
+from gpuion.distributed import pick_device
 from gpuion.errors import CheckpointError, DatasetError, run_script
 from gpuion.medium import whole
 from gpuion.models import Model
@@ -78,7 +79,9 @@ def main() -> None:
     parser = Parser(prog="python -m gpuion.evaluate", description=__doc__)
     parser.add_argument("checkpoint", type=Path, nargs="+", help="surrogate.pt of train.py")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="data sets, folders or shards")
-    parser.add_argument("--part", choices=("test", "validation", "train", "all"), default="test")
+    parser.add_argument(
+        "--part", choices=("test", "validation", "train", "all"), default="test", help="of each data set"
+    )
     parser.add_argument("--worst", type=int, default=10, help="how many of the largest errors to list (default 10)")
     parser.add_argument("--out", type=Path, help="file for all of it as JSON")
     parser.add_argument("--pictures", type=Path, help="folder for pictures of errors and of what training met")
@@ -86,7 +89,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.pictures:
         plots.require()
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if given.device == "auto" else given.device
+    device = pick_device(given.device)
     nets = [(path, training.load_surrogate(path, device)) for path in given.checkpoint]
     sets = [(path, part_of(path, given.part)) for path in given.data]
     for path, net in nets:

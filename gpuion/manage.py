@@ -192,24 +192,27 @@ def main() -> None:
     parser = Parser(prog="python -m gpuion.dataset", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     shown = commands.add_parser("info", help="say what a data set holds")
-    shown.add_argument("source", type=Path)
+    shown.add_argument("source", type=Path, help="folder or shard")
     merged = commands.add_parser("merge", help="copy several data sets into one folder")
-    merged.add_argument("sources", type=Path, nargs="+")
-    merged.add_argument("--out", type=Path, required=True)
+    merged.add_argument("sources", type=Path, nargs="+", help="folders or shards")
+    merged.add_argument("--out", type=Path, required=True, help="folder to write")
     cut = commands.add_parser("split", help="fix the parts that train, choose and test networks, in split.json")
-    cut.add_argument("source", type=Path)
-    cut.add_argument("--seed", type=int, default=splits.SEED)
-    cut.add_argument("--fractions", type=float, nargs=3, default=(0.6, 0.2, 0.2), metavar=("TRAIN", "VALID", "TEST"))
+    cut.add_argument("source", type=Path, help="folder, in which split.json is written")
+    cut.add_argument("--seed", type=int, default=splits.SEED, help="seed of the draw")
+    cut.add_argument(
+        "--fractions", type=float, nargs=3, default=(0.6, 0.2, 0.2), metavar=("TRAIN", "VALID", "TEST"),
+        help="share of each part",
+    )  # fmt: skip
     cut.add_argument(
         "--stratify", choices=splits.STRATA, default="none",
         help="give each family, or each fifth of D of each family, its share of each part",
     )  # fmt: skip
     some = commands.add_parser("subset", help="copy some structures of each part, for training on fewer")
-    some.add_argument("source", type=Path)
+    some.add_argument("source", type=Path, help="folder")
     for name in splits.PARTS:
         some.add_argument(f"--{name}", type=int, help=f"how many of its {name} part, the first ones (default: all)")
     some.add_argument("--family", nargs="+", default=[], help="families to take from (default: all)")
-    some.add_argument("--out", type=Path, required=True)
+    some.add_argument("--out", type=Path, required=True, help="folder to write")
     given = parser.parse_args()
     if given.command == "info":
         info(given.source)

@@ -1,7 +1,11 @@
-"""Tests marked `gpu` are skipped where there is none; property tests draw the same examples every time."""
+"""Tests marked `gpu` are skipped where there is none; property tests draw the same examples every time.
+
+Tests that ask for `real` run twice: on a GPU, and without one at a tiny size on a pretended one.
+"""
 
 import pytest
 import torch
+from cells import SIGMA
 from hypothesis import settings
 
 settings.register_profile("repeatable", derandomize=True)
@@ -14,3 +18,21 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(params=[pytest.param("cuda", marks=pytest.mark.gpu), "rehearsal"])
+def real(request):
+    """Whether the GPU is a real one; sizes depend on it."""
+    if request.param == "cuda":
+        yield True
+    else:
+        from rehearsal import rehearse
+
+        with rehearse():
+            yield False
+
+
+@pytest.fixture
+def cell(real):
+    """Box, diameter and number of spheres."""
+    return {"box": 75.0, "diameter": SIGMA, "n": 91} if real else {"box": 15.0, "diameter": 6.0, "n": 3}

@@ -5,6 +5,7 @@ is asked: numbers, speed and memory are the CPU's, and Triton kernels are replac
 """
 
 import contextlib
+import types
 import unittest.mock
 
 import torch
@@ -15,6 +16,9 @@ import gpuion.kernels.walk
 from gpuion.kernels import lanes
 
 CUDA = torch.device("cuda:0")
+_PROPERTIES = types.SimpleNamespace(
+    name="a pretended GPU", major=9, minor=0, multi_processor_count=132, total_memory=2**34
+)
 _DEVICE, _IS_CUDA = torch.Tensor.device.__get__, torch.Tensor.is_cuda.__get__
 _TO, _CPU, _CUDA = torch.Tensor.to, torch.Tensor.cpu, torch.Tensor.cuda
 _NUMPY = {torch.Tensor.numpy, torch.Tensor.__array__}
@@ -27,14 +31,14 @@ class Pretended(torch.Tensor):
     """A CPU tensor that says it is on a GPU."""
 
     @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):
+    def __torch_function__(cls, func, _types, args=(), kwargs=None):
         return _call(func, args, kwargs or {})
 
 
 class Rehearsal(TorchFunctionMode):
     """Sees every call of torch, those that make tensors included."""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func, _types, args=(), kwargs=None):
         return _call(func, args, kwargs or {})
 
 
@@ -115,7 +119,7 @@ def _walk(*arguments):
     tensors = [x for x in arguments if isinstance(x, torch.Tensor)]
     assert all(isinstance(x, Pretended) and x.is_contiguous() for x in tensors)
     dtypes = [torch.uint8, torch.float32, torch.float32, torch.int32, torch.int32, torch.int64, torch.int32]
-    assert [x.dtype for x in tensors] == dtypes  # as the kernel's pointers have them
+    assert [x.dtype for x in tensors] == dtypes[: len(tensors)]  # as the kernel's pointers have them
     with torch._C.DisableTorchFunctionSubclass():
         plain = [x.as_subclass(torch.Tensor) if isinstance(x, torch.Tensor) else x for x in arguments]
     with torch._C.DisableTorchFunction():
@@ -140,7 +144,8 @@ def rehearse():
     ]  # fmt: skip
     there = {"is_available": True, "device_count": 1, "set_device": None, "reset_peak_memory_stats": None}
     there |= {"max_memory_allocated": 0, "memory_allocated": 0, "is_current_stream_capturing": False}
-    there |= {"get_device_name": "a pretended GPU", "mem_get_info": (2**34, 2**34)}
+    there |= {"get_device_name": "a pretended GPU", "mem_get_info": (2**34, 2**34), "synchronize": None}
+    there |= {"get_device_properties": _PROPERTIES, "is_bf16_supported": True, "current_device": 0}
     replaced += [(torch.cuda, name, unittest.mock.Mock(return_value=value)) for name, value in there.items()]
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)

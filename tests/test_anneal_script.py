@@ -255,7 +255,7 @@ def test_another_configuration_or_number_of_processes_is_refused(go):
 def test_the_script_says_in_one_line_what_is_missing():
     command = [sys.executable, str(ROOT / "anneal.py"), "--checkpoint", "net.pt"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.strip().splitlines() == ["error: give --data FOLDER (of simulate.py)"]
 
 

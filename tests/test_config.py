@@ -5,23 +5,23 @@ from typing import Any
 
 import pytest
 
-from gpuion.config import option, parse
-from gpuion.errors import ConfigError
+from gpuion.config import option, parse, settings
+from gpuion.errors import ConfigError, DatasetError
 
 ROOT = Path(__file__).parent.parent
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    out: Path = option(Path("runs/x"), "folder", identity=False)
-    structures: int | None = option(None, "how many")
-    box: float = option(50.0, "edge")
+    out: Path = option(Path("runs/x"), "folder", group="the run", identity=False)
+    structures: int | None = option(None, "how many", group="what to make")
+    box: float = option(50.0, "edge, voxels")
     method: str = option("exact", "how", choices=("exact", "kmc"))
     quick: bool = option(False, "hurry")
     data: tuple[str, ...] = option((), "folders")
     ranges: tuple[Any, ...] = option(((1.0, 2.0),), "pairs", file_only=True)
     direction: str = option("both", "which way", flags={"--maximize": "max", "--minimize": "min"})
-    seed: int = option(0, "seed")
+    seed: int = option(0, "seed", group="the run")
     time: float | str = option(1.0, "how long", words=("auto",))
 
 
@@ -113,17 +113,22 @@ def test_unknown_preset(run):
     assert run(preset="[simulate]\nseed = 4").seed == 4
     with pytest.raises(ConfigError, match="preset 'papr' is unknown; there are preset"):
         run("--preset", "papr")
+    with pytest.raises(ConfigError, match=r"'prest' is unknown; there are preset; did you mean preset\?"):
+        run("--preset", "prest")
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--structurs", "5"], "unrecognized arguments: --structurs 5; did you mean --structures?"),
-        (["--structurs=5"], "did you mean --structures?"),
-        (["--ranges", "5"], "unrecognized arguments: --ranges 5"),
-        (["--struct", "5"], "unrecognized arguments: --struct 5"),
+        (["--structurs", "5"], "unknown flag --structurs; did you mean --structures? (see simulate.py --help)"),
+        (["--structurs=5"], "unknown flag --structurs; did you mean --structures?"),
+        (["--ranges", "5"], "unknown flag --ranges (see"),
+        (["--struct", "5"], "unknown flag --struct"),
+        (["5"], "no use for 5 (see"),
+        (["--quick", "5", "6"], "no use for 5 6 (see"),
         (["--structures", "many"], "argument --structures: invalid int value: 'many'"),
         (["--method", "guess"], "argument --method: invalid choice: 'guess'"),
+        (["--method", "exat"], "; did you mean exact? (see simulate.py --help)"),
         (["--structures"], "argument --structures: expected one argument"),
     ],
 )
@@ -142,8 +147,20 @@ def test_help_shows_flags_and_defaults(run, capsys):
         run("--help")
     assert left.value.code == 0
     text = capsys.readouterr().out
-    assert "edge (default: 50.0)" in text
+    assert "--box X" in text
+    assert "edge, voxels (default: 50)" in text
+    assert "seed (default: 0)" in text
     assert "--ranges" not in text
+    for nothing in ("None", "False", "()", "(default: )"):
+        assert nothing not in text
+    groups = {part.split(":")[0]: part for part in text.split("\n\n")}
+    files = "settings from files, which flags go before"
+    assert "--out PATH" in groups["the run"]
+    assert "--seed N" in groups["the run"]  # a heading may come again
+    assert "--structures N" in groups["what to make"]
+    assert "--box X" in groups["what to make"]
+    assert "--preset NAME" in groups[files]
+    assert [line.split()[0] for line in groups["exit codes"].splitlines()[1:]] == ["0", "1", "2", "130"]
 
 
 @pytest.mark.parametrize("preset", ["laptop", "paper"])
@@ -173,3 +190,24 @@ def test_a_number_or_a_word(run, capsys):
     with pytest.raises(SystemExit):
         run("--time", "long")
     assert "argument --time: invalid float or auto value: 'long'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", ["simulate", "train", "anneal"])
+def test_every_flag_of_the_scripts_stands_in_a_group(script, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT)
+    monkeypatch.setattr(sys, "argv", [f"{script}.py"])
+    with pytest.raises(SystemExit):
+        parse(__import__(script).Config, ROOT, "", ["--help"])
+    groups = {part.split(":")[0]: part for part in capsys.readouterr().out.split("\n\n")}
+    assert "--" not in groups["options"].replace("--help", "")
+    assert len(groups) >= 6
+    assert "--dry-run" in groups["the run"]
+
+
+def test_only_errors_of_what_was_asked_for_count_as_settings():
+    with pytest.raises(ConfigError, match="box"), settings():
+        raise ValueError("box")
+    with pytest.raises(DatasetError, match="damaged"), settings():
+        raise DatasetError("damaged")
+    with settings():
+        pass

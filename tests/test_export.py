@@ -92,7 +92,7 @@ def test_the_medium_of_one_structure_and_its_current(folder, tmp_path, capsys):
         (["DATA", "--vtkhdf", "x.vtkhdf", "--id", "4", "--ids", "5"], 2, "error: --ids are of --xyz"),
         (["DATA", "--vtkhdf", "x.vtkhdf", "--id", "4", "--axis", "3"], 2, "error: argument --axis: invalid choice"),
         (["DATA", "--xyz", "no/x.xyz"], 2, "error: no/x.xyz cannot be written: there is no folder no"),
-        (["DATA", "--xyz", "x.xyz", "--axiz", "0"], 2, "error: unrecognized arguments: --axiz 0; did you mean --axis?"),
+        (["DATA", "--xyz", "x.xyz", "--axiz", "0"], 2, "error: unknown flag --axiz; did you mean --axis?"),
         (
             ["DATA", "--xyz", "x.xyz", "--ids", "4", "6"],
             1,
@@ -105,7 +105,7 @@ def test_the_medium_of_one_structure_and_its_current(folder, tmp_path, capsys):
             1,
             "error: sites per voxel must be a",
         ),
-        (["DATA", "--xyz", "x.xyz", "--device", "tpu"], 1, "error: device 'tpu' is unknown"),
+        (["DATA", "--xyz", "x.xyz", "--device", "tpu"], 2, "error: device 'tpu' is unknown"),
         (["/nowhere", "--xyz", "x.xyz"], 1, "error: /nowhere: expected a folder of shards"),
         (["DATA", "--xyz", "."], 1, "error: "),
     ],

@@ -124,19 +124,3 @@ def test_every_site_has_an_address_of_its_own():
 @pytest.mark.parametrize("ones", [("size",), ("W", "T"), ("size", "W", "T")])
 def test_walk_compiles_for_sizes_of_one(ones):
     assert "cubin" in compile_walk(90, ones).asm
-
-
-@pytest.mark.gpu
-def test_walk_on_the_gpu_is_the_twin_bit_for_bit():
-    from gpuion.kernels import lanes, walk
-
-    generator = torch.Generator().manual_seed(4)
-    labels = torch.randint(0, 6, (3, 37, 20, 11), dtype=torch.uint8, generator=generator)
-    leave, enter = (torch.rand(3, 256, generator=generator) * 2**16 for _ in range(2))
-    start = torch.randint(0, 37 * 20 * 11, (3, 777), dtype=torch.int32, generator=generator)
-    quads, ids = torch.tensor([500, 3, 99], dtype=torch.int32), torch.tensor([2**32 - 1, 0, 7])
-    arguments = (labels, leave, enter, start, quads, ids)
-    ours = walk.walk(*(a.cuda() for a in arguments), 2**63 + 5, 9)
-    twin = lanes.walk(*arguments, 2**63 + 5, 9)
-    assert torch.equal(ours[0].cpu(), twin[0])
-    assert torch.equal(ours[1].cpu(), twin[1])

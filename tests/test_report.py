@@ -246,7 +246,7 @@ def test_a_wrong_flag_names_the_program(monkeypatch, capsys):
         report.main()
     assert left.value.code == 2
     assert capsys.readouterr().err == (
-        "error: unrecognized arguments: --hepl; did you mean --help? (see python -m gpuion.report --help)\n"
+        "error: unknown flag --hepl; did you mean --help? (see python -m gpuion.report --help)\n"
     )
 
 

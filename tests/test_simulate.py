@@ -125,7 +125,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(run, capsys, monkeypa
 def test_bad_settings_are_refused_before_any_work(run, capsys, tmp_path, flags, line):
     with pytest.raises(SystemExit) as left:
         run(*flags)
-    assert left.value.code == 1
+    assert left.value.code == 2
     assert capsys.readouterr().err.startswith(line)
     assert not (tmp_path / "out").exists()
 

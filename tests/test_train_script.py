@@ -119,14 +119,21 @@ def test_retraining_keeps_test_set_and_reference(tmp_path):
         ({}, ["--voxels", "16"], "must cut 16 voxels"),
         ({}, ["--learning-rate", "nan"], "learning_rate"),
         ({}, ["--checkpoint", "nowhere.pt"], "no checkpoint nowhere.pt"),
-        ({}, ["--model", "open"], "model must be one of"),
-        ({}, ["--boundary", "open"], "model must be one of"),  # the flag's name for image models
     ],
 )
 def test_errors_say_what_is_wrong(tmp_path, change, flags, message):
     data = write_folder(tmp_path / "data", **change)
     with pytest.raises(ValueError, match=message):
         script("--data", data, "--out", tmp_path / "out", *flags)
+
+
+@pytest.mark.parametrize("flag", ["--model", "--boundary"])  # the second is the flag's name for image models
+def test_an_unknown_model_is_bad_use(tmp_path, capsys, flag):
+    with pytest.raises(SystemExit) as left:
+        script("--data", tmp_path, "--out", tmp_path / "out", flag, "perodic")
+    assert left.value.code == 2
+    assert "invalid choice: 'perodic'" in (line := capsys.readouterr().err)
+    assert "; did you mean periodic? (see " in line
 
 
 def test_an_error_is_one_line(tmp_path):
