@@ -131,7 +131,7 @@ def summarize(run: Run) -> dict[str, Any]:
         tried = {"best": DIRECTIONS["max"], "worst": DIRECTIONS["min"]}
         summary["beats_dataset"] = beats
         summary["missed"] = [end for end in beats if not beats[end] and tried[end] in run.annealed.family]
-    return _plain(summary)
+    return plain(summary)
 
 
 def groups(data: Dataset) -> dict[str, Dataset]:
@@ -288,10 +288,10 @@ def _of_annealed(run: Run, model: Model) -> dict[str, Any]:
     return rows
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return JSON values with null for what is no number."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

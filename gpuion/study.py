@@ -12,7 +12,6 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from gpuion import evaluate, files, findings, splits, training

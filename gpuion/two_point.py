@@ -18,8 +18,8 @@ _CHUNK = 64  # pairs of N = 91 spheres and their vectors: 17 MB
 def phase_correlation(image: Tensor, r_max: int) -> Tensor:
     """Return S₂(r): how likely both ends of a segment of length r ± ½ lie in spheres, mean over all its places.
 
-    S₂(d) is the periodic autocorrelation of the image, of which the mean over all lattice vectors d with |d| in r ± ½ is
-    taken; S₂(0) is the volume fraction φ, and φ² is what S₂ tends to without long-range order.
+    S₂(d) is the periodic autocorrelation of the image, of which the mean over all lattice vectors d with |d| in r ± ½
+    is taken; S₂(0) is the volume fraction φ, and φ² is what S₂ tends to without long-range order.
 
     Parameters
     ----------
