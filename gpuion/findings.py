@@ -28,7 +28,7 @@ from gpuion.relabel import with_prediction
 from gpuion.training import metrics
 
 DIRECTIONS = {"max": "annealed-max", "min": "annealed-min"}
-_ORDER = ("random", "chained", "gapped", *DIRECTIONS.values())
+ORDER = ("random", "chained", "gapped", *DIRECTIONS.values())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,7 +139,7 @@ def groups(data: Dataset) -> dict[str, Dataset]:
     members: dict[tuple[int, float, int, str], list[int]] = {}
     columns = (data.family.tolist(), data.distance.tolist(), data.axes.sum(-1).tolist())
     for i, (family, (low, high), axes) in enumerate(zip(*columns, strict=True)):
-        rank = _ORDER.index(family) if family in _ORDER else len(_ORDER)
+        rank = ORDER.index(family) if family in ORDER else len(ORDER)
         key = (rank, 0.0, 0, family)
         if family == "chained":
             key = (rank, low, 0, f"chained {low:.3g}–{high:.3g}")

@@ -26,6 +26,7 @@ figcaption b { color: var(--ink); font-size: 1rem; display: block; }
 .wide { max-width: 820px; margin: 0 auto; } .narrow { max-width: 470px; margin: 0 auto; width: 100%; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
+.wrap td, .wrap th { white-space: normal; min-width: 8.5rem; vertical-align: top; }
 th { color: var(--soft); font-weight: 600; } td.n, th.n { text-align: right; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem; background: #f5f6f8; padding: .7rem; }
 """

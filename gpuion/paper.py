@@ -14,7 +14,7 @@ if __name__ == "__main__":  # before torch, which takes seconds to load: a stop 
 
     expect_stops()
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,15 @@ def main() -> None:
     write(findings.load(given.run), given.out, given.formats)
 
 
-def write(run: findings.Run, out: Path | None = None, formats: Sequence[str] = FORMATS) -> None:
+def write(
+    run: findings.Run, out: Path | None = None, formats: Sequence[str] = FORMATS
+) -> tuple[list[published.Row], dict[str, tuple[bytes, str]]]:
     """Write paper.md into a folder, the run's own if none is given, and pictures and numbers into `paper` beside it.
+
+    Returns
+    -------
+    list of Row, dict of str to (bytes, str)
+        The paper's figures beside the run's, and each picture as PNG with what it shows.
 
     Raises
     ------
@@ -53,14 +60,17 @@ def write(run: findings.Run, out: Path | None = None, formats: Sequence[str] = F
     numbers, figures = collect(study, memory)
     folder = out / "paper"
     folder.mkdir(parents=True, exist_ok=True)
+    pictures = {name: (panels.png(figure, 100, 256), text) for name, (figure, text) in figures.items()}
     for name, (figure, _) in figures.items():
         for kind in formats:
             with files.atomic(folder / f"{name}.{kind}") as partial:
-                partial.write_bytes(panels.png(figure, 100) if kind == "png" else plots.pdf(figure))
+                partial.write_bytes(pictures[name][0] if kind == "png" else plots.pdf(figure))
     files.write_json(folder / "numbers.json", findings.plain(numbers | files.provenance()))
+    rows = published.rows(study, numbers)
     with files.atomic(out / "paper.md") as partial:
-        partial.write_text(document(study, numbers, {name: text for name, (_, text) in figures.items()}))
+        partial.write_text(document(study, numbers, rows, {name: text for name, (_, text) in figures.items()}))
     print(f"{len(figures)} figures of the paper in {folder}, its tables in {out / 'paper.md'}")
+    return rows, pictures
 
 
 def collect(study: Study, memory: Memory) -> tuple[dict[str, Any], Figures]:
@@ -92,12 +102,12 @@ _ORDER = ("families", "parity", "errors", "traces", "acceptance", "snapshots", "
           "transfer", "cost")  # fmt: skip
 
 
-def document(study: Study, numbers: dict[str, Any], texts: dict[str, str]) -> str:
+def document(study: Study, numbers: dict[str, Any], rows: Sequence[published.Row], texts: Mapping[str, str]) -> str:
     """Return the page in Markdown: the paper's figures beside the run's, then each picture with its tables."""
     parts = [
         "# The paper's figures, remade",
         "Kadulkar, Howard, Truskett and Ganesan (J. Phys. Chem. B 2021) beside gpuion. " + _origin(study),
-        table(published.HEAD, published.rows(study, numbers)),
+        table(published.HEAD, rows),
     ]
     tables = {"errors": errors_table(numbers), "two-point": two_point_table(numbers), "cost": cost_table(numbers)}
     for key in _ORDER:

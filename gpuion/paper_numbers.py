@@ -29,7 +29,7 @@ from gpuion.training import metrics
 from gpuion.two_point import cluster_correlation, lineal_path, phase_correlation
 from gpuion.voxels import voxelize
 
-_MOST = 2400  # structures whose images are measured: 40 ms each, so a minute and a half
+_MOST = 1200  # structures whose images are measured: 25 ms each, so half a minute
 _BATCH = 16
 
 
@@ -134,7 +134,7 @@ Shot = tuple[int, Tensor, float, float]
 """Cycle, counted from 1, centres [N, 3], predicted and exact D*."""
 
 
-def snapshots(study: Study, count: int = 5) -> dict[str, list[Shot]]:
+def snapshots(study: Study, count: int = 4) -> dict[str, list[Shot]]:
     """Return by direction, "max" and "min", the structures of the best chain at some cycles from the first to the last.
 
     It is the chain of the first round that ends at the best prediction. The exact D* is solved for anew.

@@ -14,6 +14,8 @@ from gpuion.plots import BLUE, DOWN, GRAY, UP, figure_of, legend, style
 from gpuion.render import PALETTE
 
 FAMILIES = {**COLORS, "annealed-max": UP, "annealed-min": PALETTE[3]}
+NAMES = {"nearest": "nearest distance", "pairs": "g(r)", "periodic": "CNN, periodic", "tiled": "CNN, tiled",
+         "zero": "CNN, zero padding", "network": "network of resistors"}  # fmt: skip
 _UNIT = "exact D*  (D over the best of the data)"
 _MANY = 800  # points beyond which a PDF holds them as pixels
 
@@ -39,7 +41,7 @@ def histograms(groups: Mapping[str, np.ndarray]) -> Any:
         for axes, (name, D) in zip(panels[:, 0], groups.items(), strict=True):
             axes.hist(D, edges, color=FAMILIES.get(name, GRAY))
             axes.axvline(np.median(D), color="black", lw=1.2, ls="--")
-            axes.annotate(f"{name} ({len(D)})", (0.99, 0.86), xycoords="axes fraction", ha="right", va="top")
+            axes.set_title(f"{name} ({len(D)})", fontsize=9, fontweight="normal", pad=2)
             axes.yaxis.get_major_locator().set_params(integer=True, nbins=3)
         panels[-1, 0].set_xlabel(_UNIT)
         figure.supylabel("structures in a bin", fontsize=10)
@@ -76,13 +78,21 @@ def parity(
                     rasterized=len(exact) > _MANY,
                 )  # fmt: skip
                 axes.annotate(
-                    texts.get((row, column), ""), (0.04, 0.96), xycoords="axes fraction", va="top", fontsize=8
+                    texts.get((row, column), ""), (0.97, 0.03), xycoords="axes fraction", ha="right", fontsize=7.5,
+                    bbox={"fc": "white", "alpha": 0.7, "lw": 0, "pad": 1},
+                )  # fmt: skip
+                axes.set(
+                    xscale="log",
+                    yscale="log",
+                    xlim=(low, high),
+                    ylim=(low, high),
+                    title=f"{NAMES.get(column, column)}\n{row}",
                 )
-                axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), title=f"{column}\n{row}")
                 axes.title.set_fontsize(9)
                 axes.set_aspect("equal")
+                axes.tick_params(labelsize=8.5)
                 for axis in (axes.xaxis, axes.yaxis):
-                    plain(axis)
+                    plain(axis, (1, 3))
         figure.supxlabel(_UNIT, fontsize=10)
         figure.supylabel("predicted D*", fontsize=10)
         figure.tight_layout()
@@ -120,13 +130,15 @@ def chains(
                 if mean:
                     axes.plot(cycle, values.mean(0), color="black", lw=1.8, label=f"mean of {len(values)} chains")
                     legend(axes, "best")
+                top = float(values.max())
                 for said, value in (marks or {}).items():
                     if value <= 1.15 * values.max():
+                        top = max(top, value)
                         axes.axhline(value, color="black", lw=1, ls="--", zorder=0)
                         axes.annotate(said, (0.99, value), xycoords=("axes fraction", "data"), xytext=(0, 3),
                                       textcoords="offset points", ha="right", fontsize=8.5)  # fmt: skip
                 axes.set(title=f"{name}: {text}, {len(values)} chains", xlabel="cycle", ylabel=label)
-                axes.set_ylim(bottom=0)
+                axes.set_ylim(0, 1.13 * top)
                 axes.xaxis.get_major_locator().set_params(integer=True)
         figure.tight_layout()
         return figure
@@ -207,7 +219,7 @@ def errors(rows: Mapping[str, Mapping[str, Mapping[str, float]]], paper: Mapping
                 axes.plot(*zip(*found, strict=True), mark, color=color, ms=7, mew=0, label=part)
             axes.axvline(paper[key], color=GRAY, ls=":", lw=1.4, label="the paper's CNN, test", zorder=0)
             axes.set(xscale="log", xlabel=text)
-            axes.set_yticks(range(len(rows)), list(rows))
+            axes.set_yticks(range(len(rows)), [NAMES.get(name, name) for name in rows])
             axes.set_ylim(len(rows) - 0.5, -0.5)
         plain(panels[0, 1].xaxis)
         panels[0, 1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
@@ -258,7 +270,7 @@ def cost(rows: Sequence[Mapping[str, Any]]) -> Any:
             axes.annotate(f" {row['seconds']:.2g} s{said}", (row["seconds"], k), va="center", fontsize=9)
         low, high = min(row["seconds"] for row in rows), max(row["seconds"] for row in rows)
         axes.set(xscale="log", xlim=(low / 2, high * 60), xlabel="processor time of one structure  (s)")
-        axes.set_yticks(range(len(rows)), [row["what"] for row in rows])
+        axes.set_yticks(range(len(rows)), [NAMES.get(row["what"], row["what"]) for row in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
         plain(axes.xaxis, (1,))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from gpuion import panels, paper_numbers, paper_panels, published
+from gpuion.findings import ORDER
 from gpuion.paper_numbers import components, everything, scores
 from gpuion.radial import pair_distribution
 from gpuion.render import recenter, render
@@ -26,7 +27,8 @@ BEST = "1 is the best structure of the data"
 def families(study: Study) -> Section:
     """Return how many structures have which D*, by family."""
     data, met = study.run.data, study.run.annealed
-    groups = {name: data.d_star[torch.from_numpy(data.family == name)].numpy() for name in dict.fromkeys(data.family)}
+    names = sorted(set(data.family), key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+    groups = {name: data.d_star[torch.from_numpy(data.family == name)].numpy() for name in names}
     numbers = {
         "families": {str(name): len(D) for name, D in groups.items()},
         "parts": {name: int((study.part == key).sum()) for key, name in PARTS.items()},

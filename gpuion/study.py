@@ -20,6 +20,7 @@ from gpuion.errors import CheckpointError
 from gpuion.findings import Run
 from gpuion.models import Model
 
+ORDER = ("nearest", "pairs", "ridge", "graph", "zero", "tiled", "periodic", "network")
 PARTS = {"train": "training", "validation": "validation", "test": "test"}
 Pair = tuple[np.ndarray, np.ndarray]
 """Exact and predicted D*, float64 [n]."""
@@ -91,6 +92,7 @@ def load(run: Run, memory: Memory) -> Study:
         net = training.load_surrogate(path, "cpu")
         evaluate.check(net, data, path, run.path / "dataset")
         nets.setdefault(evaluate.name_of(net), {})[path.parent.name] = net
+    nets = {kind: nets[kind] for kind in ORDER if kind in nets}
     study = Study(
         run=run, part=part, nets=nets, predicted={},
         transfer={path.parent.name: open_dataset(path.parent) for path in sorted(run.path.glob("phi-*/dataset.json"))},

@@ -74,14 +74,17 @@ def lineal_path(image: Tensor, r_max: int) -> Tensor:
     ----------
     Lu and Torquato, Phys. Rev. A 45 (1992) 922.
     """
-    open_ = image[:, 0] == 0
-    found = image.new_zeros(len(image), r_max + 1, dtype=torch.float64)
-    for axis in (1, 2, 3):
-        left = open_
-        for r in range(r_max + 1):
-            found[:, r] += left.sum((1, 2, 3)) / (3 * open_[0].numel())
-            left = left & open_.roll(-r - 1, axis)
-    return found
+    V, rows = image.shape[-1], []
+    at = torch.arange(2 * V, device=image.device)
+    for picture in image[:, 0]:
+        counts = torch.zeros(r_max + 2, dtype=torch.int64, device=image.device)
+        for axis in range(3):
+            line = picture.movedim(axis, -1)
+            blocked = torch.where(torch.cat([line, line], -1) != 0, at, 2 * V + r_max + 1)
+            ahead = blocked.flip(-1).cummin(-1).values.flip(-1)[..., :V] - at[:V]  # open voxels from here to a sphere
+            counts += ahead.clamp(max=r_max + 1).flatten().bincount(minlength=r_max + 2)
+        rows.append(counts.flip(0).cumsum(0).flip(0)[1:].double() / (3 * V**3))
+    return torch.stack(rows)
 
 
 def cluster_correlation(centers: Tensor, *, box: float, cutoff: float, r_max: int) -> Tensor:
