@@ -35,6 +35,7 @@ from gpuion.published import HEAD, Row
 from gpuion.relabel import with_prediction
 from gpuion.render import png
 from gpuion.training import metrics
+from gpuion.viewer import section
 
 
 def main() -> None:
@@ -86,8 +87,8 @@ def page(
 ) -> str:  # fmt: skip
     """Return the whole page of a run, its summary and its pictures; what `paper.write` returned of it comes along."""
     parts = [
-        _head(run, summary), pictures(run, shown), _families(run, summary), _predictions(run), _annealing(run),
-        _check(run, summary), _figures(summary), _paper(rows, drawn or {}), _making(run, summary),
+        _head(run, summary), pictures(run, shown), section(run, shown), _families(run, summary), _predictions(run),
+        _annealing(run), _check(run, summary), _figures(summary), _paper(rows, drawn or {}), _making(run, summary),
     ]  # fmt: skip
     return document(f"gpuion: {run.path.resolve().name}", "".join(parts))
 
@@ -249,7 +250,8 @@ def _paper(rows: Sequence[Row], drawn: Mapping[str, tuple[bytes, str]]) -> str:
         "with all tables, the folder paper the pictures as PDF."
     )
     return (
-        f'<section><h2>The paper, and this run</h2><p class="soft">{text}</p><div class="wrap">{table(list(HEAD), map(list, rows))}</div>'
+        f'<section><h2>The paper, and this run</h2><p class="soft">{text}</p>'
+        f'<div class="wrap">{table(list(HEAD), map(list, rows))}</div>'
         f"<details><summary>the paper's {len(drawn)} figures, from this run</summary>{images}</details></section>\n"
     )
 
