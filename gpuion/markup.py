@@ -36,7 +36,8 @@ button.on { border-color: var(--accent); background: #e8f2f9; } tr.on td { backg
 th button { border: 0; padding: 0; color: inherit; font-weight: 600; cursor: pointer; background: none; }
 th[aria-sort=ascending] button::after { content: " ▲"; } th[aria-sort=descending] button::after { content: " ▼"; }
 tr[data-model] { cursor: pointer; } #title { margin: .2rem 0; }
-#stage { position: relative; width: 100%; height: min(68vh, 560px); border: 1px solid var(--line); border-radius: 8px; }
+#stage { position: relative; width: 100%; aspect-ratio: 1 / 1; max-height: 560px; }
+#structures td:nth-child(n+3), #structures th:nth-child(n+3) { text-align: right; }
 .wrap td, .wrap th { white-space: normal; min-width: 8.5rem; vertical-align: top; }
 th { color: var(--soft); font-weight: 600; } td.n, th.n { text-align: right; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem; background: #f5f6f8; padding: .7rem; }
