@@ -38,9 +38,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 # Place and solve; learn; anneal and solve again; learn from that; anneal once more; take the last steps on the exact
-# solver; show. Each stage can be stopped and goes on where it was.
+# solver; learn by the paper's ways, to compare; show. Each stage can be stopped and goes on where it was.
 LAPTOP := --preset laptop
 TRAIN := $(BIN)/python train.py $(LAPTOP)
+EPOCHS := --epochs 60 --batch 32 --learning-rate 3e-3
 
 demo: install
 	$(BIN)/python simulate.py $(LAPTOP) --out $(DEMO)/dataset
@@ -56,6 +57,9 @@ demo: install
 	  --chains 8 --cycles 25 --steps 20 --temperature 5e-5 --relabel 0 --out $(DEMO)/polish --seed 2
 	$(BIN)/python -m gpuion.dataset merge $(DEMO)/round-1 $(DEMO)/round-2 $(DEMO)/polish --out $(DEMO)/annealed
 	cp $(DEMO)/model-2/surrogate.pt $(DEMO)/surrogate.pt
+	$(TRAIN) --data $(DEMO)/dataset --model nearest $(EPOCHS) --out $(DEMO)/nearest
+	$(TRAIN) --data $(DEMO)/dataset --model pairs $(EPOCHS) --out $(DEMO)/pairs
+	$(TRAIN) --data $(DEMO)/dataset --model periodic --epochs 10 --learning-rate 1e-2 --out $(DEMO)/cnn
 	$(BIN)/python -m gpuion.report $(DEMO)
 
 # The paper's arrangements at one site a voxel, then some of them on finer lattices, with walks, and with fewer and more
@@ -116,7 +120,6 @@ search: install
 # done; a folder that is there already is taken. Minutes of one core: descriptors 1 each, the image network 12 and 3, the
 # network that comes with gpuion 2 for what it meets, each annealing (a fifth of the paper's steps) 10 to 20, labels of
 # what it met 3, the report 8.
-EPOCHS := --epochs 60 --batch 32 --learning-rate 3e-3
 AGAIN := --epochs 2 --learning-rate 1e-3
 RULED := --chains 10 --steps 500 --relabel 600 --relabel-min 300 --tolerance 2e-3
 AS_LINKS := study=dataset study-walks=check phi-0.05=phi-0.05 phi-0.15=phi-0.15
