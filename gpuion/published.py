@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from gpuion.markup import count
 from gpuion.study import Study
 
 FAMILIES = {"random": 722, "chained": 5304, "gapped": 2166}
@@ -18,6 +19,7 @@ ERRORS: dict[str, dict[str, float]] = {  # of the retrained network, but for `be
 GAIN = 1.413
 COMPONENTS = ({"share": 0.67, "r": 0.93}, {"share": 0.13, "r": 0.57})  # signs are arbitrary
 DISTANCE = 14  # voxels between neighbours in good conductors
+SAME = "the same"
 CNN = ("periodic", "tiled", "zero")
 Numbers = Mapping[str, Any]
 Row = tuple[str, str, str, str, str]
@@ -42,17 +44,15 @@ def _data(numbers: Numbers) -> list[Row]:
     same = numbers["families"] == FAMILIES
     why = "the same design; ranges of chaining and widths of gaps are gpuion's own" if same else "another design"
     return [
-        ("structures", ", ".join(f"{number} {name}" for name, number in FAMILIES.items()), families, families, why),
-        ("split", ", ".join(f"{n} {name}" for name, n in PARTS.items()), parts, parts,
+        ("structures", ", ".join(f"{number} {name}" for name, number in FAMILIES.items()), families, SAME, why),
+        ("split", ", ".join(f"{n} {name}" for name, n in PARTS.items()), parts, SAME,
          "–" if numbers["parts"] == PARTS else "another number of structures"),
     ]  # fmt: skip
 
 
 def _errors(study: Study, numbers: Numbers) -> list[Row]:
-    sites = study.run.data.sites_per_voxel
-    labels = (
-        f"other labels: gpuion's own interaction, exact solves on {sites} site(s) a voxel for the paper's walks on 5"
-    )
+    sites = count(study.run.data.sites_per_voxel, "site")
+    labels = f"other labels: gpuion's own interaction, exact solves on {sites} a voxel for the paper's walks on 5"
     network = "`network` has Kirchhoff's laws built in, a CNN has to learn them"
     trained = f"{labels}; {_trained(study)}; {network}"
     gain = numbers["gain"] or 1.0
@@ -109,7 +109,7 @@ def _search(numbers: Numbers) -> list[Row]:
 def _descriptors(numbers: Numbers) -> list[Row]:
     found: list[Row] = []
     for key, what, why in (
-        ("components", "PC1 and PC2 of g(r): share of the variance, |R| with D",
+        ("components", "PC1 and PC2 of g(r): share of the variance, magnitude of R with D",
          "{annealed} of {n} structures were met in annealing here, in the paper some 7280 of 15 472"),
         ("ungapped", "the same without gapped structures",
          "gapped ones have spheres close together whether they conduct or not: they vary g(r) along another line"),
@@ -120,20 +120,20 @@ def _descriptors(numbers: Numbers) -> list[Row]:
                 ", ".join(f"{100 * x['share']:.0f}%, {abs(x['r']):.2f}" for x in some)
                 for some in (COMPONENTS, of["first"])
             ]
-            found.append((what, cells[0], cells[1], cells[1], why.format(**of)))
+            found.append((what, cells[0], cells[1], SAME, why.format(**of)))
     if numbers["peak"] is not None:
         cell = f"{numbers['peak']} (first peak of g(r), top tenth)"
         why = "bins of a voxel; gpuion's coronas touch at 14 and conduct best when pressed a little"
-        found.append(("distance of neighbours in good conductors, voxels", f"about {DISTANCE}", cell, cell, why))
+        found.append(("distance of neighbours in good conductors, voxels", f"about {DISTANCE}", cell, SAME, why))
     if numbers["two_point"]:
         errors = {name: of["test"]["mape"] for name, of in numbers["two_point"].items()}
         cell = ", ".join(f"{name} {error:.0f}%" for name, error in errors.items())
         why = "the paper's measure is not known; here each has the same ridge regression of log D*"
-        found.append(("test MAPE of a regression on two-point functions", "others less than g(r)", cell, cell, why))
+        found.append(("test MAPE of a regression on two-point functions", "others less than g(r)", cell, SAME, why))
     if numbers["cost"]:
         seconds = {row["what"]: row["seconds"] for row in numbers["cost"]}
         cell = ", ".join(f"{name} {value:.2g}" for name, value in seconds.items())
-        found.append(("processor time of one structure, s", "–", cell, cell,
+        found.append(("processor time of one structure, s", "–", cell, SAME,
                       "measured where this page was made, whatever else ran there; see the last figure"))  # fmt: skip
     return found
 
@@ -153,7 +153,7 @@ def _measures(of: Mapping[str, float]) -> str:
     if not of:
         return "–"
     text = f"{of['mse']:.3g}, {of['mape']:.3g}%"
-    return text + (f", R {of['r']:.3f}" if "r" in of else "")
+    return text + (f", R {of['r']:.4g}" if "r" in of else "")
 
 
 def _trained(study: Study) -> str:
