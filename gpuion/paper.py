@@ -21,6 +21,7 @@ from typing import Any
 from gpuion import files, findings, panels, paper_sections, plots, published
 from gpuion.config import Parser
 from gpuion.errors import run_script
+from gpuion.markup import count
 from gpuion.paper_sections import STAGES, Figures
 from gpuion.study import Memory, Study, load
 from gpuion.survey import table
@@ -33,14 +34,15 @@ def main() -> None:
     parser = Parser(prog="python -m gpuion.paper", description=__doc__)
     parser.add_argument("run", type=Path, help="the run folder")
     parser.add_argument("--out", type=Path, help="folder for paper.md and paper/; the run folder if not given")
+    parser.add_argument("--note", default="", help="a word on the run, for the page")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS, help="of pictures; both if not given")
     given = parser.parse_args()
     plots.require()
-    write(findings.load(given.run), given.out, given.formats)
+    write(findings.load(given.run), given.out, given.formats, given.note)
 
 
 def write(
-    run: findings.Run, out: Path | None = None, formats: Sequence[str] = FORMATS
+    run: findings.Run, out: Path | None = None, formats: Sequence[str] = FORMATS, note: str = ""
 ) -> tuple[list[published.Row], dict[str, tuple[bytes, str]]]:
     """Write paper.md into a folder, the run's own if none is given, and pictures and numbers into `paper` beside it.
 
@@ -60,7 +62,7 @@ def write(
     numbers, figures = collect(study, memory)
     folder = out / "paper"
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = {name: (panels.png(figure, 100, 256), text) for name, (figure, text) in figures.items()}
+    pictures = {name: (panels.png(figure, 90, 256), text) for name, (figure, text) in figures.items()}
     for name, (figure, _) in figures.items():
         for kind in formats:
             with files.atomic(folder / f"{name}.{kind}") as partial:
@@ -68,7 +70,7 @@ def write(
     files.write_json(folder / "numbers.json", findings.plain(numbers | files.provenance()))
     rows = published.rows(study, numbers)
     with files.atomic(out / "paper.md") as partial:
-        partial.write_text(document(study, numbers, rows, {name: text for name, (_, text) in figures.items()}))
+        partial.write_text(document(study, numbers, rows, {name: text for name, (_, text) in figures.items()}, note))
     print(f"{len(figures)} figures of the paper in {folder}, its tables in {out / 'paper.md'}")
     return rows, pictures
 
@@ -102,11 +104,18 @@ _ORDER = ("families", "parity", "errors", "traces", "acceptance", "snapshots", "
           "transfer", "cost")  # fmt: skip
 
 
-def document(study: Study, numbers: dict[str, Any], rows: Sequence[published.Row], texts: Mapping[str, str]) -> str:
+def document(
+    study: Study,
+    numbers: dict[str, Any],
+    rows: Sequence[published.Row],
+    texts: Mapping[str, str],
+    note: str = "",
+) -> str:
     """Return the page in Markdown: the paper's figures beside the run's, then each picture with its tables."""
     parts = [
         "# The paper's figures, remade",
         "Kadulkar, Howard, Truskett and Ganesan (J. Phys. Chem. B 2021) beside gpuion. " + _origin(study),
+        *([note] if note else []),
         table(published.HEAD, rows),
     ]
     tables = {"errors": errors_table(numbers), "two-point": two_point_table(numbers), "cost": cost_table(numbers)}
@@ -116,16 +125,16 @@ def document(study: Study, numbers: dict[str, Any], rows: Sequence[published.Row
             parts.append(f"## {TITLES[key]}")
         for name in names:
             alone = texts[name].split(". ")[0].rstrip(".:")
-            parts += [f"![{alone}](paper/{name}.png)", f"*{texts[name]}*", *([tables[key]] if tables.get(key) else [])]
-    return "\n\n".join(parts) + "\n"
+            parts += [f"![{alone}](paper/{name}.png)", texts[name], *([tables[key]] if tables.get(key) else [])]
+    return "\n\n".join(parts).replace("D*", "D\\*") + "\n"
 
 
 def _origin(study: Study) -> str:
     """Return what the page was made of."""
     data, run = study.run.data, study.run
     nets = "; ".join(f"`{kind}` of {', '.join(folders)}" for kind, folders in study.nets.items())
-    N, sites = data.centers.shape[1], data.sites_per_voxel
-    cell = f"{N} spheres in {data.box:g} voxels, solved on {sites} lattice site(s) a voxel"
+    N, sites = data.centers.shape[1], count(data.sites_per_voxel, "lattice site")
+    cell = f"{N} spheres in {data.box:g} voxels, solved on {sites} a voxel"
     lines = [f"The run has {len(data)} structures of {cell}.", f"Networks: {nets}." if nets else "It has no networks."]
     for name, each in run.rounds.items():
         config = run.made.get(name, {}).get("config", {})
@@ -134,7 +143,7 @@ def _origin(study: Study) -> str:
         lines.append(
             f"{name}: {found}, {config.get('steps', '?')} steps a cycle, {len(each.data)} structures labelled."
         )
-    return " ".join(lines) + f" `python -m gpuion.paper {run.path.name}` draws all of this."
+    return " ".join(lines) + " `python -m gpuion.paper RUN` draws all of this."
 
 
 def errors_table(numbers: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ import torch
 
 from gpuion import panels, paper_numbers, paper_panels, published
 from gpuion.findings import ORDER
+from gpuion.markup import count
 from gpuion.paper_numbers import components, everything, scores
 from gpuion.radial import pair_distribution
 from gpuion.render import recenter, render
@@ -51,7 +52,7 @@ def predictions(study: Study, memory: Memory) -> Section:
     figures: Figures = {}
     for kind, stages in study.predicted.items():
         if kind in (*published.CNN, "network"):
-            rows = dict(zip(STAGES if len(stages) > 1 else [kind], stages, strict=False))
+            rows = dict(zip(STAGES if len(stages) > 1 else ["not retrained"], stages, strict=False))
             texts = {(row, part): said(errors[kind][k][part]) for k, row in enumerate(rows) for part in stages[k]}
             text = f"Predicted against exact D* by `{kind}`: the parts of the dataset, and what annealing met."
             figures[f"parity-{kind}"] = (paper_panels.parity(rows, texts), text)
@@ -179,9 +180,10 @@ def two_point(study: Study, memory: Memory) -> Section:
 def cost(study: Study) -> Section:
     """Return the processor time of one structure by each way to its D."""
     rows = paper_numbers.cost(study)
+    sites = count(study.run.data.sites_per_voxel, "lattice site")
     text = (
-        f"Processor time of one structure on {study.run.data.sites_per_voxel} lattice site(s) a voxel, all cores added "
-        "up, and what each way is off by: networks their MAPE on the test part, the exact solve its own bound, the "
-        "walk its standard error. Other work may have run beside."
+        f"Processor time of one structure on {sites} a voxel, all cores added up, and what each way is off by: networks "
+        "their MAPE on the test part, the exact solve its own bound, the walk its standard error. Other work may have "
+        "run beside."
     )
     return {"cost": rows}, {"cost": (paper_panels.cost(rows), text)} if rows else {}
