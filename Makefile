@@ -82,8 +82,8 @@ study: install
 # each. The paper's rule with fewer steps; annealing from the data's extremes, and from arrangements built by hand;
 # learning from all of these, and annealing again; and the exact gradient of D, from random arrangements and from these.
 RULE := --chains 5 --steps 500 --samples 10 --relabel 25
-FROM := --start data --chains 5 --samples 20
-NEAR := $(FROM) --cycles 5 --steps 120 --temperature 5e-3 --cooling 0.5 --relabel 30
+BEGIN := --start data --chains 5 --samples 20
+NEAR := $(BEGIN) --cycles 5 --steps 120 --temperature 5e-3 --cooling 0.5 --relabel 30
 MET = $(SEARCH)/round-1 $(SEARCH)/designs $(SEARCH)/from-designs
 FIRST = --checkpoint $(SEARCH)/model-1/surrogate.pt
 
@@ -91,7 +91,7 @@ search: install
 	$(BIN)/python train.py --preset study --seed 1 --data $(STUDY)/study --out $(SEARCH)/model-1
 	$(BIN)/python anneal.py $(RULE) --maximize --cycles 30 --data $(STUDY)/study $(FIRST) --out $(SEARCH)/paper-up
 	$(BIN)/python anneal.py $(RULE) --minimize --cycles 13 --data $(STUDY)/study $(FIRST) --out $(SEARCH)/paper-down
-	$(BIN)/python anneal.py $(FROM) --cycles 6 --steps 200 --cooling 0.5 --relabel 25 --data $(STUDY)/study $(FIRST) \
+	$(BIN)/python anneal.py $(BEGIN) --cycles 6 --steps 200 --cooling 0.5 --relabel 25 --data $(STUDY)/study $(FIRST) \
 	  --out $(SEARCH)/round-1
 	$(BIN)/python anneal.py --maximize --start ascent --chains 5 --cycles 8 --steps 250 --cooling 0.6 --samples 20 \
 	  --relabel 25 --data $(STUDY)/study $(FIRST) --out $(SEARCH)/from-ascent

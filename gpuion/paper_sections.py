@@ -182,8 +182,8 @@ def cost(study: Study) -> Section:
     rows = paper_numbers.cost(study)
     sites = count(study.run.data.sites_per_voxel, "lattice site")
     text = (
-        f"Processor time of one structure on {sites} a voxel, all cores added up, and what each way is off by: networks "
-        "their MAPE on the test part, the exact solve its own bound, the walk its standard error. Other work may have "
-        "run beside."
+        f"Processor time of one structure on {sites} a voxel, all cores added up, and what each way is off by: "
+        "networks their MAPE on the test part, the exact solve its own bound, the walk its standard error. Other work "
+        "may have run beside."
     )
     return {"cost": rows}, {"cost": (paper_panels.cost(rows), text)} if rows else {}
