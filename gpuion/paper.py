@@ -170,8 +170,9 @@ def two_point_table(numbers: dict[str, Any]) -> str:
 def cost_table(numbers: dict[str, Any]) -> str:
     """Return what one structure costs by each way, and against the exact solve."""
     seconds = {row["what"]: row["seconds"] for row in numbers["cost"]}
+    solve = seconds.get("exact solve")
     rows = [
-        [row["what"], f"{row['seconds']:.3g}", f"{row['seconds'] / seconds['exact solve']:.3g}",
+        [row["what"], f"{row['seconds']:.3g}", f"{row['seconds'] / solve:.3g}" if solve else "–",
          "–" if row["error"] is None else f"{row['error']:.2g}"]
         for row in numbers["cost"]
     ]  # fmt: skip

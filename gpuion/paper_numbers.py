@@ -67,7 +67,7 @@ def everything(study: Study) -> tuple[Tensor, np.ndarray, np.ndarray]:
 
 def components(g: Tensor, d_star: np.ndarray, annealed: np.ndarray) -> Components | None:
     """Return the principal components of g(r) [n, K] and how they go with D; None of fewer than three structures."""
-    if len(g) < 3 or bool((g == g[0]).all()):
+    if len(g) < 3 or bool((g == g[0]).all()) or bool((d_star == d_star[0]).all()):
         return None
     found = principal_components(g)
     pearson = correlation(found.scores, torch.from_numpy(d_star))
@@ -180,7 +180,8 @@ def cost(study: Study, structures: int = 8) -> list[dict[str, Any]]:
 
     Measured here and now on structures of the test part, after a first call of each: networks from sphere centres or
     images drawn anew, one structure at a time and, if that was less, eight; the exact solve to 0.5%; one walk with the
-    settings of the run's check, if it has one. `error` is what the method is off by, %: of the network on the test
+    settings of the run's check, if it has one. On more than one site a voxel, where a walk may take hours, both are left
+    out. `error` is what the method is off by, %: of the network on the test
     part, of the solve as it says itself, of the walk its standard error.
     """
     data = study.run.data
@@ -197,7 +198,9 @@ def cost(study: Study, structures: int = 8) -> list[dict[str, Any]]:
         )
         mape = scores(study.predicted[kind][-1]["test"])["mape"] if "test" in study.predicted[kind][-1] else None
         rows.append({"what": kind, "seconds": min(alone, together), "error": mape})
-    medium: dict[str, Any] = {**cell, "sites_per_voxel": data.sites_per_voxel, "model": data.model}
+    if data.sites_per_voxel > 1:
+        return rows
+    medium: dict[str, Any] = {**cell, "sites_per_voxel": 1, "model": data.model}
     spent = _least(lambda: label(test.centers, **medium, tolerance=5e-3)) / len(test)
     rows.append({"what": "exact solve", "seconds": spent, "error": 0.5})
     return rows + _walk(study, test.centers[:1], medium)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from gpuion import panels, paper_numbers, paper_panels, published
+from gpuion.dataset import Dataset
 from gpuion.findings import ORDER
 from gpuion.markup import count
 from gpuion.paper_numbers import components, everything, scores
@@ -33,12 +34,18 @@ def families(study: Study) -> Section:
     numbers = {
         "families": {str(name): len(D) for name, D in groups.items()},
         "parts": {name: int((study.part == key).sum()) for key, name in PARTS.items()},
-        "gain": None if met is None else float(met.d_star[met.settled].max() / data.d_star[data.settled].max()),
+        "gain": None if met is None else gain(met, data),
+        "gains": {name: gain(each.data, data) for name, each in {**study.run.rounds, **study.run.polished}.items()},
     }
     if met is not None:
         groups |= {name: met.d_star[torch.from_numpy(met.family == name)].numpy() for name in dict.fromkeys(met.family)}
     text = f"Structures by family and D* ({BEST}); dashed: the family's median."
     return numbers, {"families": (paper_panels.histograms(groups), text)}
+
+
+def gain(found: Dataset, data: Dataset) -> float:
+    """Return the best D of structures over the best of the data, of labels that settled."""
+    return float(found.mean_diffusivity[found.settled].max() / data.mean_diffusivity[data.settled].max())
 
 
 def predictions(study: Study, memory: Memory) -> Section:
