@@ -180,8 +180,8 @@ def cost(study: Study, structures: int = 8) -> list[dict[str, Any]]:
 
     Measured here and now on structures of the test part, after a first call of each: networks from sphere centres or
     images drawn anew, one structure at a time and, if that was less, eight; the exact solve to 0.5%; one walk with the
-    settings of the run's check, if it has one. On more than one site a voxel, where a walk may take hours, both are left
-    out. `error` is what the method is off by, %: of the network on the test
+    settings of the run's check, if it has one. On more than one site a voxel, where a walk may take hours, both are
+    left out. `error` is what the method is off by, %: of the network on the test
     part, of the solve as it says itself, of the walk its standard error.
     """
     data = study.run.data

@@ -109,13 +109,12 @@ def _search(numbers: Numbers) -> list[Row]:
 
 def _descriptors(numbers: Numbers) -> list[Row]:
     found: list[Row] = []
+    share = "share of the variance, magnitude of R with D"
+    met = "{annealed} of {n} structures were met in annealing here, in the paper some 7280 of 15 472"
     for key, what, why in (
-        ("components", "PC1 and PC2 of g(r): share of the variance, magnitude of R with D",
-         "{annealed} of {n} structures were met in annealing here, in the paper some 7280 of 15 472; D goes up and down "
-         "along PC1: spheres at contact conduct well in chains and badly in lumps"),
-        ("ungapped", "the same without gapped structures",
-         "as above; here the lumps left are those that annealing made"),
-    ):  # fmt: skip
+        ("components", f"PC1 and PC2 of g(r): {share}", f"{met}; D goes up and down along PC1, as the picture shows"),
+        ("ungapped", "the same without gapped structures", "as above: lumps are left that annealing made"),
+    ):
         of = numbers[key]
         if of:
             cells = [

@@ -82,6 +82,7 @@ def test_the_numbers_are_those_of_the_files(run, drawn):
     assert numbers["families"] == {"random": 10, "chained": 20, "gapped": 10}
     assert numbers["parts"] == {"training": 24, "validation": 8, "test": 8}
     assert numbers["gain"] == pytest.approx(0.2 / REFERENCE)
+    assert numbers["gains"] == pytest.approx({"round-1": 0.17 / REFERENCE, "round-2": 0.2 / REFERENCE})
     nets = {name: study.training.load_surrogate(run / name / "surrogate.pt", "cpu") for name in ("a-1", "a-2")}
     for k, (name, folder) in enumerate((("a-1", "round-1"), ("a-2", "round-2"))):
         found = evaluate.predict(nets[name], open_dataset(run / folder))
