@@ -12,6 +12,7 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from gpuion import evaluate, files, findings, splits, training
@@ -87,12 +88,7 @@ def load(run: Run, memory: Memory) -> Study:
     """
     data = run.data
     part = splits.named(splits.split(len(data), splits.SEED)) if data.part is None else data.part
-    nets: dict[str, dict[str, Model]] = {}
-    for path in sorted(run.path.glob("*/surrogate.pt")):
-        net = training.load_surrogate(path, "cpu")
-        evaluate.check(net, data, path, run.path / "dataset")
-        nets.setdefault(evaluate.name_of(net), {})[path.parent.name] = net
-    nets = {kind: nets[kind] for kind in ORDER if kind in nets}
+    nets = _networks(run)
     study = Study(
         run=run, part=part, nets=nets, predicted={},
         transfer={path.parent.name: open_dataset(path.parent) for path in sorted(run.path.glob("phi-*/dataset.json"))},
@@ -101,7 +97,22 @@ def load(run: Run, memory: Memory) -> Study:
         found = list(folders.values())
         stages = [found[0]] if len(found) == 1 else [found[0], found[-1]]
         study.predicted[kind] = [stage(study, net, k, memory) for k, net in enumerate(stages)]
+        for net in found:
+            net.to("cpu")
     return study
+
+
+def _networks(run: Run) -> dict[str, dict[str, Model]]:
+    """Return the networks of a run by kind and folder."""
+    device, nets = "cuda" if torch.cuda.is_available() else "cpu", dict[str, dict[str, Model]]()
+    for path in sorted(run.path.glob("*/surrogate.pt")):
+        net = training.load_surrogate(path, device)
+        evaluate.check(net, run.data, path, run.path / "dataset")
+        if evaluate.name_of(net) == "tiled" and device == "cpu":
+            print(f"{path} is left out: a tiled network takes two seconds a structure on a CPU")
+            continue
+        nets.setdefault(evaluate.name_of(net), {})[path.parent.name] = net
+    return {kind: nets[kind] for kind in ORDER if kind in nets}
 
 
 def stage(study: Study, net: Model, k: int, memory: Memory) -> dict[str, Pair]:
