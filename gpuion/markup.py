@@ -28,6 +28,7 @@ figcaption b { color: var(--ink); font-size: 1rem; display: block; }
 .wide { max-width: 820px; margin: 0 auto; } .narrow { max-width: 470px; margin: 0 auto; width: 100%; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
+details figure { margin: 1rem 0; } details figure img { width: auto; max-width: 100%; margin: 0 auto; }
 .tall { max-height: 22rem; overflow-y: auto; }
 .bar { display: flex; flex-wrap: wrap; gap: .4rem; align-items: center; margin: .5rem 0; }
 button, select { font: inherit; font-size: .9rem; color: var(--ink); background: #fff; border: 1px solid #c4cad1;

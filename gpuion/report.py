@@ -251,9 +251,14 @@ def _paper(rows: Sequence[Row], drawn: Mapping[str, tuple[bytes, str]]) -> str:
     )
     return (
         f'<section><h2>The paper, and this run</h2><p class="soft">{text}</p>'
-        f'<div class="wrap">{table(list(HEAD), map(list, rows))}</div>'
+        f'<div class="wrap">{table([_spoken(x) for x in HEAD], [[_spoken(x) for x in row] for row in rows])}</div>'
         f"<details><summary>the paper's {len(drawn)} figures, from this run</summary>{images}</details></section>\n"
     )
+
+
+def _spoken(text: str) -> str:
+    """Return a text without the marks of code that Markdown has."""
+    return text.replace("`", "")
 
 
 def _making(run: Run, summary: dict[str, Any]) -> str:

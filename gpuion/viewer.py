@@ -27,8 +27,8 @@ _WEB = Path(__file__).parent / "web"
 _LINES = 48  # lines of current a structure and axis: some 20 kB in the page
 _TOLERANCE = 1e-3  # relative, of D: lines go by directions
 _ENDS = 12  # structures of highest and of lowest D in the table, of each set
-HEAD = ("where", "family", "id", "D*", "D", "D along x", "D along y", "D along z", "clusters", "largest cluster, %",
-        "nearest, voxels")  # fmt: skip
+HEAD = ("where", "family", "id", "D*", "D", "D along x", "D along y", "D along z", "clusters", "largest, %",
+        "nearest")  # fmt: skip
 
 
 def section(run: Run, shown: list[Arrangement]) -> str:
@@ -48,7 +48,8 @@ def section(run: Run, shown: list[Arrangement]) -> str:
         "force along the axis drives, followed from where it flows, on one lattice site a voxel.</p>"
         f'<div class="bar" id="which">{buttons}<label>current <select id="flow"><option value="">none</option>{axes}'
         '</select></label></div><p id="title"></p><div id="stage" role="img" aria-label="arrangement of spheres">'
-        '</div><p class="soft">A row of the table is shown above when it is chosen; a head sorts.</p>'
+        '</div><p class="soft">A row of the table is shown above when it is chosen; a head sorts. D is in units of the bulk '
+        "solvent's. Largest: spheres in the largest cluster; nearest: mean distance to the nearest sphere, voxels.</p>"
         f"{_table(listed, len(chosen))}"
         f'<script type="application/json" id="models">{text}</script>\n<script>{scripts}</script>\n'
         f"<script>{(_WEB / 'viewer.js').read_text(encoding='utf-8')}</script></section>\n"
