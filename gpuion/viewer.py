@@ -48,7 +48,7 @@ def section(run: Run, shown: list[Arrangement]) -> str:
         "force along the axis drives, followed from where it flows, on one lattice site a voxel.</p>"
         f'<div class="bar" id="which">{buttons}<label>current <select id="flow"><option value="">none</option>{axes}'
         '</select></label></div><p id="title"></p><div id="stage" role="img" aria-label="arrangement of spheres">'
-        '</div><p class="soft">A row of the table is shown above when it is chosen; a head sorts. D is in units of the bulk '
+        '</div><p class="soft">A row of the table is shown above when chosen; a head sorts. D is in units of the bulk '
         "solvent's. Largest: spheres in the largest cluster; nearest: mean distance to the nearest sphere, voxels.</p>"
         f"{_table(listed, len(chosen))}"
         f'<script type="application/json" id="models">{text}</script>\n<script>{scripts}</script>\n'

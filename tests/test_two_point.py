@@ -92,3 +92,12 @@ def test_lines_go_around_a_vortex_and_nowhere_without_a_current():
     assert streamlines(torch.zeros(3, 4, 4, 4), box=4.0) == []
     with pytest.raises(ValueError, match=r"\[3, X, Y, Z\]"):
         streamlines(torch.zeros(2, 4, 4, 4), box=4.0)
+
+
+def test_a_site_s_current_is_that_of_the_bonds_on_both_sides():
+    current = torch.zeros(3, 12, 12, 12)
+    current[0, 3:6] = 1.0  # from site 3 to site 6, whose middles are at 3.5 and 6.5
+    points = np.concatenate(streamlines(current, box=12.0, count=12, length=24.0))
+    # Between sites it is interpolated: it ends a site's width beyond, and a step of half a site may go on from there.
+    assert 2.5 - 0.5 <= points[:, 0].min() < 3.5
+    assert 6.5 < points[:, 0].max() <= 7.5 + 0.5
