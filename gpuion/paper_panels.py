@@ -71,32 +71,27 @@ def parity(
                 if column not in of:
                     axes.set_axis_off()
                     continue
-                exact, found = of[column]
-                axes.plot([low, high], [low, high], color=GRAY, lw=1, zorder=1)
-                axes.plot(
-                    exact, np.clip(found, low, high), "o", color=BLUE, ms=2.4, mew=0, alpha=0.45,
-                    rasterized=len(exact) > _MANY,
-                )  # fmt: skip
-                axes.annotate(
-                    texts.get((row, column), ""), (0.97, 0.03), xycoords="axes fraction", ha="right", fontsize=7.5,
-                    bbox={"fc": "white", "alpha": 0.7, "lw": 0, "pad": 1},
-                )  # fmt: skip
-                axes.set(
-                    xscale="log",
-                    yscale="log",
-                    xlim=(low, high),
-                    ylim=(low, high),
-                    title=f"{NAMES.get(column, column)}\n{row}",
-                )
-                axes.title.set_fontsize(9)
-                axes.set_aspect("equal")
-                axes.tick_params(labelsize=8.5)
-                for axis in (axes.xaxis, axes.yaxis):
-                    plain(axis, (1, 3))
+                _against(axes, *of[column], (low, high), texts.get((row, column), ""))
+                axes.set_title(f"{NAMES.get(column, column)}\n{row}", fontsize=9)
         figure.supxlabel(_UNIT, fontsize=10)
         figure.supylabel("predicted D*", fontsize=10)
         figure.tight_layout()
         return figure
+
+
+def _against(axes: Any, exact: np.ndarray, found: np.ndarray, limits: tuple[float, float], text: str) -> None:
+    """Draw predicted over exact values, those beyond the limits at these, and a text in the lower corner."""
+    axes.plot(limits, limits, color=GRAY, lw=1, zorder=1)
+    axes.plot(exact, np.clip(found, *limits), "o", color=BLUE, ms=2.4, mew=0, alpha=0.45, rasterized=len(exact) > _MANY)
+    axes.annotate(
+        text, (0.97, 0.03), xycoords="axes fraction", ha="right", fontsize=7.5,
+        bbox={"fc": "white", "alpha": 0.7, "lw": 0, "pad": 1},
+    )  # fmt: skip
+    axes.set(xscale="log", yscale="log", xlim=limits, ylim=limits)
+    axes.tick_params(labelsize=8.5)
+    axes.set_aspect("equal")
+    for axis in (axes.xaxis, axes.yaxis):
+        plain(axis, (1, 3))
 
 
 def chains(
@@ -134,7 +129,7 @@ def chains(
                 for said, value in (marks or {}).items():
                     if value <= 1.15 * values.max():
                         top = max(top, value)
-                        axes.axhline(value, color="black", lw=1, ls="--", zorder=0)
+                        axes.axhline(value, color="black", lw=1, ls="--", zorder=1)
                         axes.annotate(said, (0.99, value), xycoords=("axes fraction", "data"), xytext=(0, 3),
                                       textcoords="offset points", ha="right", fontsize=8.5)  # fmt: skip
                 axes.set(title=f"{name}: {text}, {len(values)} chains", xlabel="cycle", ylabel=label)

@@ -106,7 +106,7 @@ def trace(runs: Mapping[str, np.ndarray], *, title: str, label: str, marks: Mapp
                     cycle, chain, color=color, alpha=0.75, lw=1.1, label=f"{text} ({len(values)})" if not k else None
                 )
         for text, value in (marks or {}).items():
-            axes.axhline(value, color="black", lw=1, ls="--", zorder=0)
+            axes.axhline(value, color="black", lw=1, ls="--", zorder=1)  # above the grid
             axes.annotate(
                 text, (1, value), xycoords=("axes fraction", "data"), xytext=(-2, 3), textcoords="offset points",
                 ha="right", fontsize=8.5, color="#3C424A",
