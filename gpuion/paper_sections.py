@@ -89,7 +89,10 @@ def transfer(study: Study, memory: Memory) -> Section:
         texts |= {(title, kind): said(scores(pair)) for kind, pair in rows[title].items()}
     if not any(rows.values()):
         return {}, {}
-    text = "Predicted against exact D* of the same networks, untouched, on structures with fewer and with more spheres."
+    text = (
+        "Predicted against exact D* of the same networks, untouched, on structures with fewer and more spheres; what lies "
+        "beyond the axes is on their edge."
+    )
     return {}, {"transfer": (paper_panels.parity(rows, texts), text)}
 
 
