@@ -90,8 +90,8 @@ def transfer(study: Study, memory: Memory) -> Section:
     if not any(rows.values()):
         return {}, {}
     text = (
-        "Predicted against exact D* of the same networks, untouched, on structures with fewer and more spheres; what lies "
-        "beyond the axes is on their edge."
+        "Predicted against exact D* of the same networks, untouched, on structures with fewer and more spheres; what "
+        "lies beyond the axes is on their edge."
     )
     return {}, {"transfer": (paper_panels.parity(rows, texts), text)}
 
