@@ -5,18 +5,21 @@ VENV ?= .venv
 DEMO ?= runs/demo
 STUDY ?= data
 SEARCH ?= runs/search
+FROM ?= data
+PAPER ?= runs/paper
 RANKS ?= $(shell nproc)
 BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo study search docs test lint clean
+.PHONY: help install demo study search paper docs test lint clean
 
 help:
 	@echo "make demo   the whole path at laptop size: place, solve, learn, anneal, report ($(DEMO)/report.html)"
 	@echo "make study  what data/ holds (but data/annealed), remade or completed; STUDY=runs/study makes it elsewhere"
 	@echo "make search searches for the best and the worst conductor, side by side ($(SEARCH)/compare.md)"
+	@echo "make paper  every figure and table of the paper, from the study in FROM=data ($(PAPER)/paper.md)"
 	@echo "make docs   the documentation as pages, in site/"
 	@echo "make test   lint, type check, documentation and tests"
 	@echo "make clean  remove caches and builds; runs/ and $(VENV) stay"
@@ -36,9 +39,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 # Place and solve; learn; anneal and solve again; learn from that; anneal once more; take the last steps on the exact
-# solver; show. Each stage can be stopped and goes on where it was.
+# solver; learn by the paper's ways, to compare; show. Each stage can be stopped and goes on where it was.
 LAPTOP := --preset laptop
 TRAIN := $(BIN)/python train.py $(LAPTOP)
+EPOCHS := --epochs 60 --batch 32 --learning-rate 3e-3
 
 demo: install
 	$(BIN)/python simulate.py $(LAPTOP) --out $(DEMO)/dataset
@@ -54,6 +58,9 @@ demo: install
 	  --chains 8 --cycles 25 --steps 20 --temperature 5e-5 --relabel 0 --out $(DEMO)/polish --seed 2
 	$(BIN)/python -m gpuion.dataset merge $(DEMO)/round-1 $(DEMO)/round-2 $(DEMO)/polish --out $(DEMO)/annealed
 	cp $(DEMO)/model-2/surrogate.pt $(DEMO)/surrogate.pt
+	$(TRAIN) --data $(DEMO)/dataset --model nearest $(EPOCHS) --out $(DEMO)/nearest
+	$(TRAIN) --data $(DEMO)/dataset --model pairs $(EPOCHS) --out $(DEMO)/pairs
+	$(TRAIN) --data $(DEMO)/dataset --model periodic --epochs 10 --learning-rate 1e-2 --out $(DEMO)/cnn
 	$(BIN)/python -m gpuion.report $(DEMO)
 
 # The paper's arrangements at one site a voxel, then some of them on finer lattices, with walks, and with fewer and more
@@ -76,8 +83,8 @@ study: install
 # each. The paper's rule with fewer steps; annealing from the data's extremes, and from arrangements built by hand;
 # learning from all of these, and annealing again; and the exact gradient of D, from random arrangements and from these.
 RULE := --chains 5 --steps 500 --samples 10 --relabel 25
-FROM := --start data --chains 5 --samples 20
-NEAR := $(FROM) --cycles 5 --steps 120 --temperature 5e-3 --cooling 0.5 --relabel 30
+BEGIN := --start data --chains 5 --samples 20
+NEAR := $(BEGIN) --cycles 5 --steps 120 --temperature 5e-3 --cooling 0.5 --relabel 30
 MET = $(SEARCH)/round-1 $(SEARCH)/designs $(SEARCH)/from-designs
 FIRST = --checkpoint $(SEARCH)/model-1/surrogate.pt
 
@@ -85,7 +92,7 @@ search: install
 	$(BIN)/python train.py --preset study --seed 1 --data $(STUDY)/study --out $(SEARCH)/model-1
 	$(BIN)/python anneal.py $(RULE) --maximize --cycles 30 --data $(STUDY)/study $(FIRST) --out $(SEARCH)/paper-up
 	$(BIN)/python anneal.py $(RULE) --minimize --cycles 13 --data $(STUDY)/study $(FIRST) --out $(SEARCH)/paper-down
-	$(BIN)/python anneal.py $(FROM) --cycles 6 --steps 200 --cooling 0.5 --relabel 25 --data $(STUDY)/study $(FIRST) \
+	$(BIN)/python anneal.py $(BEGIN) --cycles 6 --steps 200 --cooling 0.5 --relabel 25 --data $(STUDY)/study $(FIRST) \
 	  --out $(SEARCH)/round-1
 	$(BIN)/python anneal.py --maximize --start ascent --chains 5 --cycles 8 --steps 250 --cooling 0.6 --samples 20 \
 	  --relabel 25 --data $(STUDY)/study $(FIRST) --out $(SEARCH)/from-ascent
@@ -109,6 +116,33 @@ search: install
 	$(BIN)/python -m gpuion.dataset merge $(SEARCH)/paper-up $(SEARCH)/paper-down $(SEARCH)/round-1 \
 	  $(SEARCH)/from-ascent $(SEARCH)/designs $(SEARCH)/climbed $(SEARCH)/polished-rule $(SEARCH)/polished-up \
 	  $(SEARCH)/polished-down --out $(SEARCH)/annealed
+
+# The paper's figures and tables for the study. Every stage goes on where it was stopped and is left alone once it is
+# done; a folder that is there already is taken. Minutes of one core: descriptors 1 each, the image network 12 and 3, the
+# network that comes with gpuion 2 for what it meets, each annealing (a fifth of the paper's steps) 10 to 20, labels of
+# what it met 3, the report 8.
+AGAIN := --epochs 2 --learning-rate 1e-3
+RULED := --chains 10 --steps 500 --relabel 600 --relabel-min 300 --tolerance 2e-3
+AS_LINKS := study=dataset study-walks=check phi-0.05=phi-0.05 phi-0.15=phi-0.15
+LEARN = $(BIN)/python train.py --data $(PAPER)/dataset
+
+paper: install
+	mkdir -p $(PAPER)/model-1
+	for pair in $(AS_LINKS); do test ! -d $(FROM)/$${pair%=*} || \
+	  ln -sfn $(abspath $(FROM))/$${pair%=*} $(PAPER)/$${pair#*=}; done
+	cp gpuion/pretrained/network.pt $(PAPER)/model-1/surrogate.pt
+	test -f $(PAPER)/nearest/metrics.json || $(LEARN) --model nearest $(EPOCHS) --out $(PAPER)/nearest
+	test -f $(PAPER)/pairs/metrics.json || $(LEARN) --model pairs $(EPOCHS) --out $(PAPER)/pairs
+	test -f $(PAPER)/cnn-1/metrics.json || $(LEARN) --model periodic --epochs 12 --out $(PAPER)/cnn-1
+	test -f $(PAPER)/round-1/summary.json || $(BIN)/python anneal.py $(RULED) --data $(PAPER)/dataset \
+	  --checkpoint $(PAPER)/model-1/surrogate.pt --out $(PAPER)/round-1
+	test -f $(PAPER)/model-2/metrics.json || $(LEARN) $(PAPER)/round-1 --preset study $(AGAIN) \
+	  --checkpoint $(PAPER)/model-1/surrogate.pt --out $(PAPER)/model-2
+	test -f $(PAPER)/cnn-2/metrics.json || $(LEARN) $(PAPER)/round-1 --model periodic $(AGAIN) \
+	  --checkpoint $(PAPER)/cnn-1/surrogate.pt --out $(PAPER)/cnn-2
+	test -f $(PAPER)/round-2/summary.json || $(BIN)/python anneal.py $(RULED) --data $(PAPER)/dataset \
+	  --checkpoint $(PAPER)/model-2/surrogate.pt --out $(PAPER)/round-2 --seed 1
+	$(BIN)/python -m gpuion.report $(PAPER)
 
 # The pages, any warning being an error. They ask no other machine for anything, neither here nor in a browser.
 docs: $(VENV)/.docs

@@ -97,21 +97,11 @@ class Ridge(Predictor):
 
     @torch.no_grad()
     def solve(self, targets: Tensor, inputs: tuple[Tensor, ...]) -> float:
-        """Fit to the D* [n] of structures with these inputs; return the squared error of D* on them.
-
-        With X = U S Vᵀ and r = S² / (S² + n λ), leaving structure i out multiplies its residual by
-        1 / (1 − 1/n − Σ_k U_ik² r_k).
-        """
+        """Fit to the D* [n] of structures with these inputs; return the squared error of D* on them."""
         y = logarithm(targets.double())
         self.calibrate(targets, inputs)
         X = self.standard(inputs[0]).double()
-        U, S, Vh = torch.linalg.svd(X - X.mean(0), full_matrices=False)
-        aim = U.mT @ (y - y.mean())
-        kept = S.square() / (S.square() + len(y) * _PENALTIES[:, None].to(S.device))  # [λ, k]
-        left = (y - y.mean())[:, None] - U @ (kept * aim).mT
-        room = 1 - 1 / len(y) - U.square() @ kept.mT
-        best = kept[(left / room.clamp_min(1e-12)).square().mean(0).argmin()]
-        weight = Vh.mT @ (best * aim / S.clamp_min(1e-12))
+        weight = ridge(X, y)
         self.weight.copy_(weight)
         self.output_shift.copy_(y.mean() - X.mean(0) @ weight)
         return float((self(*inputs).double() - targets).square().mean())
@@ -123,3 +113,29 @@ class Ridge(Predictor):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return D* [B]."""
         return (self.standard(inputs[0]) @ self.weight + self.output_shift).exp()
+
+
+def ridge(X: Tensor, y: Tensor) -> Tensor:
+    """Return the weights of ridge regression with the penalty of least error when each row is left out in turn.
+
+    With X = U S Vᵀ, less its mean, and r = S² / (S² + n λ), leaving row i out multiplies its residual by
+    1 / (1 − 1/n − Σ_k U_ik² r_k).
+
+    Parameters
+    ----------
+    X : float64 [n, C]
+        Rows of descriptors.
+    y : float64 [n]
+
+    Returns
+    -------
+    float64 [C]
+        w of y ≈ ⟨y⟩ + (x − ⟨x⟩) w.
+    """
+    U, S, Vh = torch.linalg.svd(X - X.mean(0), full_matrices=False)
+    aim = U.mT @ (y - y.mean())
+    kept = S.square() / (S.square() + len(y) * _PENALTIES[:, None].to(S.device))  # [λ, k]
+    left = (y - y.mean())[:, None] - U @ (kept * aim).mT
+    room = 1 - 1 / len(y) - U.square() @ kept.mT
+    best = kept[(left / room.clamp_min(1e-12)).square().mean(0).argmin()]
+    return Vh.mT @ (best * aim / S.clamp_min(1e-12))

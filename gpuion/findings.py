@@ -28,7 +28,7 @@ from gpuion.relabel import with_prediction
 from gpuion.training import metrics
 
 DIRECTIONS = {"max": "annealed-max", "min": "annealed-min"}
-_ORDER = ("random", "chained", "gapped", *DIRECTIONS.values())
+ORDER = ("random", "chained", "gapped", *DIRECTIONS.values())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,7 +131,7 @@ def summarize(run: Run) -> dict[str, Any]:
         tried = {"best": DIRECTIONS["max"], "worst": DIRECTIONS["min"]}
         summary["beats_dataset"] = beats
         summary["missed"] = [end for end in beats if not beats[end] and tried[end] in run.annealed.family]
-    return _plain(summary)
+    return plain(summary)
 
 
 def groups(data: Dataset) -> dict[str, Dataset]:
@@ -139,7 +139,7 @@ def groups(data: Dataset) -> dict[str, Dataset]:
     members: dict[tuple[int, float, int, str], list[int]] = {}
     columns = (data.family.tolist(), data.distance.tolist(), data.axes.sum(-1).tolist())
     for i, (family, (low, high), axes) in enumerate(zip(*columns, strict=True)):
-        rank = _ORDER.index(family) if family in _ORDER else len(_ORDER)
+        rank = ORDER.index(family) if family in ORDER else len(ORDER)
         key = (rank, 0.0, 0, family)
         if family == "chained":
             key = (rank, low, 0, f"chained {low:.3g}–{high:.3g}")
@@ -288,10 +288,10 @@ def _of_annealed(run: Run, model: Model) -> dict[str, Any]:
     return rows
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return JSON values with null for what is no number."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

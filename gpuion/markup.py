@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+# The page may fetch nothing, not even by mistake.
+_POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 _CSS = """
 :root { color-scheme: light; --ink: #1d2126; --soft: #5f6670; --line: #e3e6ea; --accent: #0072B2; }
 * { box-sizing: border-box; }
@@ -26,6 +28,18 @@ figcaption b { color: var(--ink); font-size: 1rem; display: block; }
 .wide { max-width: 820px; margin: 0 auto; } .narrow { max-width: 470px; margin: 0 auto; width: 100%; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
+details figure { margin: 1rem 0; } details figure img { width: auto; max-width: 100%; margin: 0 auto; }
+.tall { max-height: 22rem; overflow-y: auto; }
+.bar { display: flex; flex-wrap: wrap; gap: .4rem; align-items: center; margin: .5rem 0; }
+button, select { font: inherit; font-size: .9rem; color: var(--ink); background: #fff; border: 1px solid #c4cad1;
+  border-radius: 8px; padding: .3rem .7rem; }
+button.on { border-color: var(--accent); background: #e8f2f9; } tr.on td { background: #e8f2f9; }
+th button { border: 0; padding: 0; color: inherit; font-weight: 600; cursor: pointer; background: none; }
+th[aria-sort=ascending] button::after { content: " ▲"; } th[aria-sort=descending] button::after { content: " ▼"; }
+tr[data-model] { cursor: pointer; } #title { margin: .2rem 0; }
+#stage { position: relative; width: 100%; aspect-ratio: 1 / 1; max-height: 560px; }
+#structures td:nth-child(n+3), #structures th:nth-child(n+3) { text-align: right; }
+.wrap td, .wrap th { white-space: normal; min-width: 8.5rem; vertical-align: top; }
 th { color: var(--soft); font-weight: 600; } td.n, th.n { text-align: right; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem; background: #f5f6f8; padding: .7rem; }
 """
@@ -36,6 +50,7 @@ def document(title: str, body: str) -> str:
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         f"<style>{_CSS}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n"
     )
 

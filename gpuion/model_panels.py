@@ -102,7 +102,7 @@ def learning(sizes: Mapping[str, Mapping[int, Sequence[float]]]) -> Any:
         ticks = sorted({k for of in sizes.values() for k in of})
         axes.set_xticks(ticks, [str(k) for k in ticks])
         axes.xaxis.minorticks_off()
-        _plain(axes.yaxis)
+        plain(axes.yaxis)
         axes.set(xlabel="training structures", ylabel="MAPE of D* on the test part  (%)")
         legend(axes, loc="best")
         return figure
@@ -128,7 +128,7 @@ def families(errors: Mapping[str, Sequence[Mapping[str, Mapping[str, float]]]]) 
                     label=name if row is rows[0] else None,
                 )  # fmt: skip
         axes.set_xscale("log")
-        _plain(axes.xaxis)
+        plain(axes.xaxis)
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlabel("MAPE of D*  (%)")
@@ -162,7 +162,7 @@ def parity(found: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Any:
             axes.set_aspect("equal")
             axes.label_outer()
             for axis in (axes.xaxis, axes.yaxis):
-                _plain(axis)
+                plain(axis)
         figure.supxlabel("exact D*  (1 = best structure of the data)", fontsize=10)
         figure.supylabel("predicted D*", fontsize=10)
         figure.tight_layout()
@@ -239,10 +239,10 @@ def arrows(
         return figure
 
 
-def _plain(axis: Any) -> None:
-    """Label a logarithmic axis with plain numbers at 1, 2 and 5."""
+def plain(axis: Any, digits: Sequence[int] = (1, 2, 5)) -> None:
+    """Label a logarithmic axis with plain numbers that begin with these digits."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
-    axis.set_major_locator(FixedLocator(np.outer(10.0 ** np.arange(-9, 5), (1, 2, 5)).ravel().tolist()))
+    axis.set_major_locator(FixedLocator(np.outer(10.0 ** np.arange(-9, 5), digits).ravel().tolist()))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())

@@ -100,9 +100,15 @@ def lattice(cells: Sequence[Mapping[str, Any]]) -> Any:
         return figure
 
 
-def png(figure: Any, dpi: int = 110) -> bytes:
-    """Return a figure as PNG without a date, equal figures as equal bytes."""
+def png(figure: Any, dpi: int = 110, colors: int = 0) -> bytes:
+    """Return a figure as PNG without a date, equal figures as equal bytes; of so many colours, if given."""
     stream = io.BytesIO()
     with style():
         figure.savefig(stream, format="png", bbox_inches="tight", pad_inches=0.06, dpi=dpi, metadata={"Software": None})
-    return stream.getvalue()
+    if not colors:
+        return stream.getvalue()
+    from PIL import Image  # matplotlib needs it, too
+
+    few = io.BytesIO()
+    Image.open(stream).convert("RGB").quantize(colors).save(few, format="png", optimize=True)
+    return few.getvalue()

@@ -1,5 +1,5 @@
 """Write what a run found into its folder: report.html, one page that needs nothing else, its pictures of arrangements
-side by side as arrangements.png, and summary.json.
+side by side as arrangements.png, summary.json, and by `gpuion.paper` every figure and table of the paper.
 
     python -m gpuion.report runs/demo
 
@@ -16,13 +16,14 @@ import datetime as dt
 import html
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from gpuion import files, findings, plots, timing
+from gpuion import files, findings, paper, plots, timing
 from gpuion.config import Parser
 from gpuion.dataset import Dataset
 from gpuion.errors import GpuionError, fail, run_script
@@ -30,9 +31,11 @@ from gpuion.findings import Run
 from gpuion.gallery import Arrangement, arrangements, pictures
 from gpuion.headlines import headlines
 from gpuion.markup import count, document, image, number, table
+from gpuion.published import HEAD, Row
 from gpuion.relabel import with_prediction
 from gpuion.render import png
 from gpuion.training import metrics
+from gpuion.viewer import section
 
 
 def main() -> None:
@@ -68,7 +71,7 @@ def write(path: str | Path) -> dict[str, Any]:
     run = findings.load(Path(path))
     summary = findings.summarize(run)
     shown = arrangements(run)
-    text = page(run, summary, shown)
+    text = page(run, summary, shown, *paper.write(run))
     with files.atomic(run.path / "arrangements.png") as partial:
         partial.write_bytes(png(np.concatenate([picture for *_, picture in shown], 1)))
     files.write_json(run.path / "summary.json", summary)
@@ -78,11 +81,14 @@ def write(path: str | Path) -> dict[str, Any]:
     return summary
 
 
-def page(run: Run, summary: dict[str, Any], shown: list[Arrangement]) -> str:
-    """Return the whole page of a run, its summary and its pictures."""
+def page(
+    run: Run, summary: dict[str, Any], shown: list[Arrangement], rows: Sequence[Row] = (),
+    drawn: Mapping[str, tuple[bytes, str]] | None = None,
+) -> str:  # fmt: skip
+    """Return the whole page of a run, its summary and its pictures; what `paper.write` returned of it comes along."""
     parts = [
-        _head(run, summary), pictures(run, shown), _families(run, summary), _predictions(run), _annealing(run),
-        _check(run, summary), _figures(summary), _making(run, summary),
+        _head(run, summary), pictures(run, shown), section(run, shown), _families(run, summary), _predictions(run),
+        _annealing(run), _check(run, summary), _figures(summary), _paper(rows, drawn or {}), _making(run, summary),
     ]  # fmt: skip
     return document(f"gpuion: {run.path.resolve().name}", "".join(parts))
 
@@ -229,6 +235,30 @@ def _figures(summary: dict[str, Any]) -> str:
     lost = summary["dataset"]["unsettled"] + (summary["annealed"] or {"unsettled": 0})["unsettled"]
     text += f'<p class="soft">Labels that did not settle: {lost}.</p>'
     return f"<section><h2>The figures</h2>{text}</section>\n"
+
+
+def _paper(rows: Sequence[Row], drawn: Mapping[str, tuple[bytes, str]]) -> str:
+    """Return the paper's figures beside the run's, and the pictures of both."""
+    if not rows:
+        return ""
+    images = "".join(
+        f'<figure class="wide">{image(content, "png", name)}<figcaption>{html.escape(text)}</figcaption></figure>'
+        for name, (content, text) in drawn.items()
+    )
+    text = (
+        "What Kadulkar, Howard, Truskett and Ganesan report (J. Phys. Chem. B 2021) beside this run; paper.md has it "
+        "with all tables, the folder paper the pictures as PDF."
+    )
+    return (
+        f'<section><h2>The paper, and this run</h2><p class="soft">{text}</p>'
+        f'<div class="wrap">{table([_spoken(x) for x in HEAD], [[_spoken(x) for x in row] for row in rows])}</div>'
+        f"<details><summary>the paper's {len(drawn)} figures, from this run</summary>{images}</details></section>\n"
+    )
+
+
+def _spoken(text: str) -> str:
+    """Return a text without the marks of code that Markdown has."""
+    return text.replace("`", "")
 
 
 def _making(run: Run, summary: dict[str, Any]) -> str:

@@ -15,6 +15,12 @@ from gpuion.files import write_json
 from gpuion.training import metrics
 
 
+@pytest.fixture(autouse=True)
+def no_paper(monkeypatch):
+    """The paper's figures take seconds each time, and are no matter here; test_paper.py is about them."""
+    monkeypatch.setattr(report.paper, "write", lambda _: ([], {}))
+
+
 def test_rounds_stand_in_for_a_missing_folder_of_all(tmp_path):
     save(tmp_path / "dataset", dataset(1, [0.05, REFERENCE, 0.02], ["chained", "gapped", "chained"]))
     for k in (10, 9):

@@ -15,11 +15,13 @@ ROOT = Path(__file__).parent.parent
 
 USE = """
 import gpuion, gpuion.kernels, gpuion.kernels.reference
+from pathlib import Path
 print(gpuion.__file__, gpuion.kernels.__file__)
 centers = gpuion.place("random", n_structures=1, n_particles=2, box=16.0, diameter=5.0)
 medium = gpuion.electrolyte(centers, box=16.0, diameter=5.0)
 print(float(gpuion.homogenize(medium, tolerance=1e-3).diffusivity.mean()) > 0)
 print(gpuion.walk(medium, walkers=4, time=5.0).hops.item() > 0)
+print((Path(gpuion.__file__).parent / "web/viewer.js").is_file())
 print(float(gpuion.load_surrogate().predict(50 * centers / 16, box=50.0, diameter=9.6).d_star) > 0)
 """
 
@@ -43,14 +45,15 @@ def test_a_wheel_works_in_an_empty_folder(tmp_path):
     assert built.returncode == 0, built.stdout + built.stderr
     (wheel,), (sdist,) = tmp_path.glob("gpuion-*.whl"), tmp_path.glob("gpuion-*.tar.gz")
     with tarfile.open(sdist) as archive:
-        assert any(name.endswith("gpuion/pretrained/network.pt") for name in archive.getnames())
+        for part in ("pretrained/network.pt", "web/viewer.js", "web/3Dmol-min.js", "web/3Dmol-LICENSE.txt"):
+            assert any(name.endswith(f"gpuion/{part}") for name in archive.getnames()), part
     installed = run(sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(site), str(wheel), cwd=empty)
     assert installed.returncode == 0, installed.stderr
     used = run(sys.executable, "-W", "ignore", "-c", USE, cwd=empty, PYTHONPATH=str(site))
     assert used.returncode == 0, used.stderr
     files, *answers = used.stdout.split("\n")
     assert all(file.startswith(str(site)) for file in files.split())
-    assert answers[:3] == ["True", "True", "True"]
+    assert answers[:4] == ["True", "True", "True", "True"]
 
 
 def test_the_kernels_folder_is_not_a_package_of_its_own(tmp_path):

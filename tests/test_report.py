@@ -151,18 +151,24 @@ def test_walks_that_did_not_settle_do_not_count(run):
 
 def test_the_page_has_all_parts_and_needs_nothing_else(run):
     text = (run[0] / "report.html").read_text()
-    titles = ["The arrangements", "Diffusivity by family", "Predicted against exact", "Annealing"]
-    titles += ["Two ways to the same number", "The figures", "How it was made"]
+    titles = ["The arrangements", "Turn them", "Diffusivity by family", "Predicted against exact", "Annealing"]
+    titles += ["Two ways to the same number", "The figures", "The paper, and this run", "How it was made"]
     assert re.findall("<h2>(.*?)</h2>", text) == titles
+    assert "default-src 'none'" in text  # the browser refuses whatever a script might fetch; test_page.py looks
+    scripts = re.findall(r"<script.*?</script>", text, re.DOTALL)
+    assert len(scripts) == 3
+    assert not any(re.match(r"<script[^>]* src=", script) for script in scripts)
+    text = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
     sources = re.findall(r"""(?:src|href)\s*=\s*["']?([^"'> ]*)""", text)
-    assert len(sources) == 3 + 1 + 3 + 4 + 1
+    paper = len(list((run[0] / "paper").glob("*.png")))
+    assert len(sources) == 3 + 1 + 3 + 4 + 1 + paper
     assert all(source.startswith("data:image/") for source in sources)
-    assert "http" not in text
+    assert "http:" not in text
+    assert "https:" not in text
     assert "url(" not in text
     assert "@import" not in text
-    assert "<script" not in text
     pictures = [base64.b64decode(source.split(",", 1)[1]) for source in sources]
-    assert sum(content.startswith(b"\x89PNG") for content in pictures) == 3
+    assert sum(content.startswith(b"\x89PNG") for content in pictures) == 3 + paper
     drawings = [content.decode() for content in pictures if b"<svg" in content]
     assert len(drawings) == 9
     for drawing in drawings:  # a namespace is a name, not an address; references stay within the drawing
@@ -215,7 +221,10 @@ def test_a_dataset_alone_makes_a_report(tmp_path):
     summary = report.write(tmp_path)
     assert summary["annealed"] is summary["ratios"] is summary["kmc"] is summary["after_retraining"] is None
     titles = re.findall("<h2>(.*?)</h2>", (tmp_path / "report.html").read_text())
-    assert titles == ["The arrangements", "Diffusivity by family", "The figures", "How it was made"]
+    assert titles == [
+        "The arrangements", "Turn them", "Diffusivity by family", "The figures", "The paper, and this run",
+        "How it was made",
+    ]  # fmt: skip
 
 
 def test_what_does_not_fit_is_refused(tmp_path, run):
