@@ -25,24 +25,21 @@ from torch import Tensor
 from tqdm import tqdm
 
 import gpuion
-from gpuion import files, ladders, objectives, outcome, timing, work
+from gpuion import files, ladders, objectives, outcome, rounds, timing
 from gpuion.annealing import anneal, check_settings
 from gpuion.capacity import check_memory
 from gpuion.chains import load_state, load_states, save_state
 from gpuion.checkpoints import PRETRAINED
 from gpuion.config import option, parse
-from gpuion.dataset import write_shard
 from gpuion.distributed import World, start
 from gpuion.errors import ConfigError, run_script
 from gpuion.models import Model
-from gpuion.relabel import Selection, foreseen, join, relabel, select
+from gpuion.relabel import foreseen, join, select, write_labels
 from gpuion.scoring import score_of
-from gpuion.shards import is_whole
 from gpuion.starts import check_fit, check_goals, check_starts, extreme, starts_of
 from gpuion.training import fingerprint
 
 CYCLES = {"max": 50, "min": 100}  # the paper's
-SHARD = 16  # structures
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,6 +70,9 @@ class Config:
     samples: int = option(25, "visited structures kept a cycle and chain, to choose from")
     tolerance: float = option(1e-3, "relative error of the exact labels")
     batch: int = option(8, "structures the surrogate scores at once; fewer are filled up")
+    rounds: int = option(0, "rounds of this and of learning from it, at most; 0: this once", identity=False)
+    epochs: int = option(3, "with --rounds: epochs of each retraining, from the last weights", identity=False)
+    learning_rate: float = option(1e-3, "with --rounds: largest learning rate of a retraining", identity=False)
     force: bool = option(False, "use a checkpoint of another box, diameter, number of spheres or unit of D*")
     seed: int = option(0, "seed of start structures, moves and choice")
     device: str = option("auto", "auto, cpu or cuda", identity=False)
@@ -93,9 +93,19 @@ class Config:
 
 
 def main() -> None:
-    """Anneal, choose, label, report."""
+    """Read the command line; search once, or in rounds."""
     config = parse(Config, Path(__file__).parent, __doc__ or "")
     check(config)
+    if not config.rounds:
+        search(config)
+        return
+    import train  # the script beside this one
+
+    rounds.run(config, search, train)
+
+
+def search(config: Config) -> None:
+    """Anneal, choose, label, report."""
     world = start(config.device)
     data, net, goals = gpuion.open_dataset(config.data), None, config.goals
     content = {"data": data.fingerprint}
@@ -124,7 +134,10 @@ def main() -> None:
         ) for d, goal in goals.items()
     ]  # fmt: skip
     began = time.perf_counter()
-    count = write_labels(config, world, data, foreseen(join(chosen), net, goal, data, config.batch, world.device))
+    count = write_labels(
+        foreseen(join(chosen), net, goal, data, config.batch, world.device), config.out, world, like=data,
+        tolerance=config.tolerance, seed=config.seed, config=files.identity(config),
+    )  # fmt: skip
     timing.tell(config.out, "label", count=count, unit="structures", began=began, world=world)
     if world.is_main:
         outcome.report(config.out, results, goals, known)
@@ -135,7 +148,8 @@ def check(config: Config) -> None:
     """Refuse what cannot be done before any work."""
     if not config.data:
         raise ConfigError("give --data FOLDER (of simulate.py)")
-    least = {"chains": 1, "relabel": 0, "relabel_min": 0, "batch": 1, "seed": 0, "exchange": 1, "exchange_every": 1}
+    least = {"chains": 1, "relabel": 0, "relabel_min": 0, "batch": 1, "seed": 0, "exchange": 1, "exchange_every": 1,
+             "rounds": 0}  # fmt: skip
     for name, number in least.items():
         if getattr(config, name) is not None and getattr(config, name) < number:
             raise ConfigError(f"{name} must be at least {number}, got {getattr(config, name)}")
@@ -180,20 +194,6 @@ def run(config: Config, world: World, data: gpuion.Dataset, net: Model | None, g
             save=lambda state: save_state(path, state, first=state.cycles - 1),
         )  # fmt: skip
     return (cycles - done) * proposals
-
-
-def write_labels(config: Config, world: World, data: gpuion.Dataset, chosen: Selection) -> int:
-    """Solve the chosen structures exactly, each rank its share of what is not there yet; return how many."""
-    parts, made_as, made = torch.arange(len(chosen.chain)).split(SHARD), files.identity(config), [0]
-    ours, quiet = range(world.rank, len(parts), world.size), None if world.is_main else True
-    for k in tqdm(ours, desc="label", unit=" shards", disable=quiet):
-        path = config.out / f"shard-{k:05d}.h5"
-        if not is_whole(path, parts[k].numpy(), config.seed):
-            found = relabel(chosen, parts[k], path, lambda new, _: made.append(new), like=data, device=world.device,
-                            tolerance=config.tolerance, mark=files.fingerprint(made_as))  # fmt: skip
-            write_shard(path, found, seed=config.seed, config=made_as)
-        work.drop(path)
-    return sum(made)
 
 
 if __name__ == "__main__":

@@ -69,9 +69,14 @@ class Config:
 
 
 def main() -> None:
-    """Read, train, measure."""
+    """Read the command line, train."""
     config = parse(Config, Path(__file__).parent, __doc__ or "")
     check(config)
+    learn(config)
+
+
+def learn(config: Config) -> None:
+    """Read, train, measure."""
     world = start(config.device)
     sets = [open_dataset(path) for path in config.data]
     voxels = config.voxels or whole(sets[0].box, 1, "voxels")
