@@ -35,7 +35,7 @@ from gpuion.distributed import World, start
 from gpuion.errors import ConfigError, run_script
 from gpuion.models import Model
 from gpuion.relabel import foreseen, join, select, write_labels
-from gpuion.scoring import score_of
+from gpuion.scoring import chain_bytes, score_of
 from gpuion.starts import check_fit, check_goals, check_starts, extreme, starts_of
 from gpuion.training import fingerprint
 
@@ -118,18 +118,18 @@ def search(config: Config) -> None:
     check_starts(data, members if config.start == "data" else 0)
     check_goals(goals, data, net)
     kept = {d: config.cycles_of(d) * min(config.samples, config.steps) for d in goals}
-    check_memory(members, data.centers.shape[1], kept, world.size, world.device)
+    check_memory(members, data.centers.shape[1], kept, world.size, world.device, chain_bytes(net, data, goals.values()))
     files.claim_folder(config.out, "anneal", config, world, content)
     for d, goal in goals.items():
         began = time.perf_counter()
         count = run(config, world, data, net, goal)
         timing.tell(config.out, d, count=count, unit="proposals", began=began, world=world)
     results = {d: load_states(config.out.glob(f"state-{d}-*.pt")) for d in goals}
-    known = {d: extreme(data, maximize=goal.maximize, objective=goal) for d, goal in goals.items()}
+    limits = {d: extreme(data, maximize=goal.maximize, objective=goal) for d, goal in goals.items()}
     wanted = {"max": config.relabel, "min": config.relabel if config.relabel_min is None else config.relabel_min}
     chosen = [
         select(
-            results[d], wanted[d], limit=known[d], maximize=goal.maximize, seed=config.seed, family=goal.family,
+            results[d], wanted[d], limit=limits[d], maximize=goal.maximize, seed=config.seed, family=goal.family,
             replicas=config.exchange,
         ) for d, goal in goals.items()
     ]  # fmt: skip
@@ -140,7 +140,7 @@ def search(config: Config) -> None:
     )  # fmt: skip
     timing.tell(config.out, "label", count=count, unit="structures", began=began, world=world)
     if world.is_main:
-        outcome.report(config.out, results, goals, known)
+        outcome.report(config.out, results, goals, limits)
     world.close()
 
 

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from gpuion.dataset import Dataset
-from gpuion.gradients import effective_diffusivity
 from gpuion.models import Model
 from gpuion.objectives import Objective
 from gpuion.predictor import Predictor
 from gpuion.separation import separate
-from gpuion.smooth import smooth_medium
+from gpuion.smooth import smooth_diffusivity
 
 STEPS = 20
 _LEAST = 0.02  # of the first stride: the last one
@@ -118,12 +117,8 @@ def exact_gradient(like: Dataset, tolerance: float = 1e-3, core_width: float = _
     """Return D* along the axes [C, 3] of centres [C, N, 3] in the smooth medium of `like`, with exact gradients."""
 
     def diffusivity(centers: Tensor) -> Tensor:
-        medium = smooth_medium(
-            centers.double(), box=like.box, diameter=like.diameter, sites_per_voxel=like.sites_per_voxel,
-            model=like.model, core_width=core_width,
-        )  # fmt: skip
-        found = effective_diffusivity(medium.potential, medium.log_diffusivity, tolerance=tolerance)
-        return found.diagonal(dim1=1, dim2=2) / like.d_reference
+        setting = {name: getattr(like, name) for name in ("box", "diameter", "sites_per_voxel", "model")}
+        return smooth_diffusivity(centers, **setting, core_width=core_width, tolerance=tolerance) / like.d_reference
 
     return diffusivity
 

@@ -66,6 +66,11 @@ class NetworkScore:
         share(lambda t: links.start(self.network, state.known, room, state.value, t), state.pool, T)
         return self._score(state.value), state
 
+    def chain_bytes(self, particles: int) -> int:
+        """Return how many bytes a state holds of a chain of so many spheres."""
+        channels = len(self.network[1].third_bias)
+        return 2 * particles * (56 + 4 * channels + 8 * particles) + 48
+
     def propose(self, state: _Chains, sphere: Tensor, position: Tensor, trial: Tensor) -> tuple[Tensor, _Chains]:  # noqa: ARG002
         """Return the scores if each chain moved a sphere [C] to a position [C, 3]."""
         state.proposed[:] = state.value

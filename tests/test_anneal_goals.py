@@ -273,6 +273,11 @@ def test_memory_is_what_the_structures_take(monkeypatch):
     check_memory(20, 91, {"max": 1250, "min": 2500}, 1, host)
     with pytest.raises(ConfigError, match=r"chains = 21 keep 0\.189 GiB .*; 20 would fit"):
         check_memory(21, 91, {"max": 1250, "min": 2500}, 1, host)
+    # What a score knows of a chain counts where the chain is: of two ranks, each has half of the chains.
+    monkeypatch.setattr(capacity, "available", lambda _: 20 * (need + 1000) + 5)
+    check_memory(20, 91, {"max": 1250, "min": 2500}, 2, host, 2000)
+    with pytest.raises(ConfigError, match="19 would fit"):
+        check_memory(20, 91, {"max": 1250, "min": 2500}, 2, host, 2002)
 
 
 def test_memory_free_is_the_machines_share(monkeypatch):
