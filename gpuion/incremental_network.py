@@ -104,6 +104,8 @@ def network_score(net: ResistorNetwork, *, box: float, per_axis: bool = False) -
         For a cell in which two spheres could touch through two images.
     """
     net.check(box)
+    reach, beside = float(net.rings[-1]) + RING_WIDTH, float(net.thirds[-1]) + THIRD_WIDTH
+    assert reach**2 >= beside**2 + CUTOFF**2 / 4, "a sphere beside a contact is near one of its ends"
     common = numbers(net.common)
     steps = wave_numbers(box, REACH).numpy()
     length = 2 * math.pi / box * np.linalg.norm(steps, axis=1)
