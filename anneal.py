@@ -8,7 +8,7 @@ go to the exact solver and into shards: `train.py --data runs/data runs/annealed
 the same command goes on from the last whole cycle and batch of labels. summary.json and traces.json say how it went.
 With --score exact the chains go by the exact solver itself: slow, for the last steps of the best ones. The shards
 then hold no predictions. --objective is after a wanted D*, one axis or even axes; --exchange 6 lets six chains a run
-exchange temperatures instead of cooling.
+exchange temperatures instead of cooling; --rounds 4 trains the network on what was labelled, and anneals again.
 """
 
 if __name__ == "__main__":  # before torch, which takes seconds to load: a stop meanwhile is one line, too

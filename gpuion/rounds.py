@@ -84,6 +84,7 @@ def _round(
     limit = _own_error(old.meta, before)
     again = {"data": (*config.data, *found[:-1]), "checkpoint": before, "out": Path(found[-1])}
     search(dataclasses.replace(config, **again, seed=config.seed + k - 1, rounds=0))
+    world.barrier()  # rank 0 has written the last of it
     model = config.out / f"model-{k}"
     train.learn(learning(train.Config, old.meta, config, (*config.data, *found), before, model))
     world.barrier()
