@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from test_training import ROOT, _one_thread  # noqa: F401, the fixture holds here too
+from test_training import ROOT, _one_thread, torchrun  # noqa: F401, the fixture holds here too
 
 import gpuion
 from gpuion import dataset, rounds, training
@@ -170,6 +170,14 @@ def test_a_stopped_loop_goes_on_to_the_same_result(go, scripts, whole, tmp_path,
             go(tmp_path / "out", *flags)
     go(tmp_path / "out", *flags)
     assert same(contents(tmp_path / "out"), contents(whole))
+
+
+@pytest.mark.slow
+def test_two_ranks_make_rounds_in_one_process_group(whole, made, tmp_path):
+    torchrun(ROOT / "anneal.py", 2, *words(made, tmp_path / "out", "--rounds", "2", "--epochs", "1")[1:])
+    assert len(rows_of(tmp_path / "out")) == 2
+    labels = [gpuion.open_dataset(home / "round-1").diffusivity for home in (whole, tmp_path / "out")]
+    assert torch.equal(*labels)  # training on two ranks rounds otherwise, so later rounds part
 
 
 def test_what_is_done_is_not_done_again_and_more_rounds_go_on(go, scripts, whole, tmp_path, monkeypatch):
