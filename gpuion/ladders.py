@@ -9,8 +9,8 @@ Two chains at 1/T = β_a > β_b whose energies are normal, with means μ and var
 in equilibrium, where m = −Δβ s², erfc(Δβ s / 2). s is what one chain's energies do in time. How far chains lie apart
 does not count: chains of many spheres are far from equilibrium for long, and once their temperatures are in the order
 of their energies, they stay so. (Eight chains of 91 spheres at 5.6e-5 to 9.8e-3 differed by 0.06 to 0.1, each one's
-energies by 0.01; that taken for s, the pilot foresaw 27%, and after 2000 steps nothing exchanged.) Between energies
-apart by more than some T, a structure of many spheres needs many replicas.
+energies by 0.01; the former taken for s, the pilot foresaw 27%, and after 2000 steps nothing exchanged.) So A is what
+remains: before, while all chains still fall from alike starts, they exchange more often.
 """
 
 import json
