@@ -7,7 +7,8 @@ The chains' best structures and others that they visited, uniform in predicted D
 go to the exact solver and into shards: `train.py --data runs/data runs/annealed` learns from both. Stopped,
 the same command goes on from the last whole cycle and batch of labels. summary.json and traces.json say how it went.
 With --score exact the chains go by the exact solver itself: slow, for the last steps of the best ones. --objective is
-after a wanted D*, one axis or even axes; --exchange 6 lets six chains a run exchange temperatures instead of cooling.
+after a wanted D*, one axis or even axes; --exchange 6 lets six chains a run exchange temperatures instead of cooling;
+--rounds 4 trains the network on what was labelled, and anneals again.
 """
 
 if __name__ == "__main__":  # before torch, which takes seconds to load: a stop meanwhile is one line, too
@@ -24,24 +25,21 @@ from torch import Tensor
 from tqdm import tqdm
 
 import gpuion
-from gpuion import dry_run, files, ladders, objectives, outcome, timing, work
+from gpuion import dry_run, files, ladders, objectives, outcome, rounds, timing
 from gpuion.annealing import anneal, check_settings
 from gpuion.capacity import check_memory
 from gpuion.chains import load_state, load_states, save_state
 from gpuion.checkpoints import PRETRAINED
-from gpuion.config import option, parse
-from gpuion.dataset import write_shard
+from gpuion.config import check_least, option, parse
 from gpuion.distributed import World, start
 from gpuion.errors import ConfigError, run_script
 from gpuion.models import Model
-from gpuion.relabel import Selection, foreseen, join, relabel, select
-from gpuion.scoring import score_of
-from gpuion.shards import is_whole
+from gpuion.relabel import foreseen, join, select, write_labels
+from gpuion.scoring import chain_bytes, score_of
 from gpuion.starts import check_fit, check_goals, check_starts, extreme, starts_of
 from gpuion.training import fingerprint
 
 CYCLES = {"max": 50, "min": 100}  # the paper's
-SHARD = 16  # structures
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,6 +70,9 @@ class Config:
     samples: int = option(25, "visited structures kept a cycle and chain, to choose from")
     tolerance: float = option(1e-3, "relative error of the exact labels")
     batch: int = option(8, "structures the surrogate scores at once; fewer are filled up")
+    rounds: int = option(0, "rounds of this and of learning from it, at most; 0: this once", identity=False)
+    epochs: int = option(3, "with --rounds: epochs of each retraining, from the last weights", identity=False)
+    learning_rate: float = option(1e-3, "with --rounds: largest learning rate of a retraining", identity=False)
     force: bool = option(False, "use a checkpoint of another box, diameter, number of spheres or unit of D*")
     seed: int = option(0, "seed of start structures, moves and choice", group="the run")
     device: str = option("auto", "auto, cpu or cuda", identity=False)
@@ -93,9 +94,19 @@ class Config:
 
 
 def main() -> None:
-    """Anneal, choose, label, report."""
+    """Read the command line; search once, or in rounds."""
     config = parse(Config, Path(__file__).parent, __doc__ or "")
     check(config)
+    if config.rounds and not config.dry_run:
+        import train  # the script beside this one
+
+        rounds.run(config, search, train)
+    else:
+        search(config)
+
+
+def search(config: Config) -> None:
+    """Anneal, choose, label, report."""
     world = start(config.device)
     data, net, goals = gpuion.open_dataset(config.data), None, config.goals
     content = {"data": data.fingerprint}
@@ -111,26 +122,29 @@ def main() -> None:
         dry_run.anneal(config, data, net, goals, world)
         return
     kept = {d: config.cycles_of(d) * min(config.samples, config.steps) for d in goals}
-    check_memory(members, data.centers.shape[1], kept, world.size, world.device)
+    check_memory(members, data.centers.shape[1], kept, world.size, world.device, chain_bytes(net, data, goals.values()))
     files.claim_folder(config.out, "anneal", config, world, content)
     for d, goal in goals.items():
         began = time.perf_counter()
         count = run(config, world, data, net, goal)
         timing.tell(config.out, d, count=count, unit="proposals", began=began, world=world)
     results = {d: load_states(config.out.glob(f"state-{d}-*.pt")) for d in goals}
-    known = {d: extreme(data, maximize=goal.maximize, objective=goal) for d, goal in goals.items()}
+    limits = {d: extreme(data, maximize=goal.maximize, objective=goal) for d, goal in goals.items()}
     wanted = {"max": config.relabel, "min": config.relabel if config.relabel_min is None else config.relabel_min}
     chosen = [
         select(
-            results[d], wanted[d], limit=known[d], maximize=goal.maximize, seed=config.seed, family=goal.family,
+            results[d], wanted[d], limit=limits[d], maximize=goal.maximize, seed=config.seed, family=goal.family,
             replicas=config.exchange,
         ) for d, goal in goals.items()
     ]  # fmt: skip
     began = time.perf_counter()
-    count = write_labels(config, world, data, foreseen(join(chosen), net, goal, data, config.batch, world.device))
+    count = write_labels(
+        foreseen(join(chosen), net, goal, data, config.batch, world.device), config.out, world, like=data,
+        tolerance=config.tolerance, seed=config.seed, config=files.identity(config),
+    )  # fmt: skip
     timing.tell(config.out, "label", count=count, unit="structures", began=began, world=world)
     if world.is_main:
-        outcome.report(config.out, results, goals, known)
+        outcome.report(config.out, results, goals, limits)
     world.close()
 
 
@@ -138,10 +152,7 @@ def check(config: Config) -> None:
     """Refuse what cannot be done before any work."""
     if not config.data:
         raise ConfigError("give --data FOLDER (of simulate.py)")
-    least = {"chains": 1, "relabel": 0, "relabel_min": 0, "batch": 1, "seed": 0, "exchange": 1, "exchange_every": 1}
-    for name, number in least.items():
-        if getattr(config, name) is not None and getattr(config, name) < number:
-            raise ConfigError(f"{name} must be at least {number}, got {getattr(config, name)}")
+    check_least(config, chains=1, relabel=0, relabel_min=0, batch=1, seed=0, exchange=1, exchange_every=1, rounds=0)
     if not 0 < config.tolerance < 1:
         raise ConfigError(f"tolerance must lie between 0 and 1, got {config.tolerance}")
     for d in config.goals:
@@ -180,20 +191,6 @@ def run(config: Config, world: World, data: gpuion.Dataset, net: Model | None, g
             save=lambda state: save_state(path, state, first=state.cycles - 1),
         )  # fmt: skip
     return (cycles - done) * proposals
-
-
-def write_labels(config: Config, world: World, data: gpuion.Dataset, chosen: Selection) -> int:
-    """Solve the chosen structures exactly, each rank its share of what is not there yet; return how many."""
-    parts, made_as, made = torch.arange(len(chosen.chain)).split(SHARD), files.identity(config), [0]
-    ours, quiet = range(world.rank, len(parts), world.size), None if world.is_main else True
-    for k in tqdm(ours, desc="label", unit=" shards", disable=quiet):
-        path = config.out / f"shard-{k:05d}.h5"
-        if not is_whole(path, parts[k].numpy(), config.seed):
-            found = relabel(chosen, parts[k], path, lambda new, _: made.append(new), like=data, device=world.device,
-                            tolerance=config.tolerance, mark=files.fingerprint(made_as))  # fmt: skip
-            write_shard(path, found, seed=config.seed, config=made_as)
-        work.drop(path)
-    return sum(made)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from torch import Tensor
 from gpuion import acceleration, dry_run, files, fitting, throughput, timing, training
 from gpuion.acceleration import PRECISIONS
 from gpuion.baselines import Ridge
-from gpuion.config import option, parse
+from gpuion.config import check_least, option, parse
 from gpuion.dataset import Dataset, open_dataset
 from gpuion.distributed import World, start
 from gpuion.errors import ConfigError, run_script
@@ -70,9 +70,14 @@ class Config:
 
 
 def main() -> None:
-    """Read, train, measure."""
+    """Read the command line, train."""
     config = parse(Config, Path(__file__).parent, __doc__ or "")
     check(config)
+    learn(config)
+
+
+def learn(config: Config) -> None:
+    """Read, train, measure."""
     world = start(config.device)
     sets = [open_dataset(path) for path in config.data]
     voxels = config.voxels or whole(sets[0].box, 1, "voxels")
@@ -99,10 +104,7 @@ def main() -> None:
 
 def check(config: Config) -> None:
     """Say what cannot be used, before any work."""
-    least = {"epochs": 1, "batch": 1, "seed": 0, "voxels": 0, "hidden": 1, "pool": 1, "patience": 0}
-    for name, low in least.items():
-        if getattr(config, name) < low:
-            raise ConfigError(f"{name} must be at least {low}, got {getattr(config, name)}")
+    check_least(config, epochs=1, batch=1, seed=0, voxels=0, hidden=1, pool=1, patience=0)
     if not (config.learning_rate > 0 and math.isfinite(config.learning_rate)) or not config.weight_decay >= 0:
         raise ConfigError(
             f"learning_rate must be above 0 and weight_decay not below, got {config.learning_rate} "

@@ -17,6 +17,7 @@ from gpuion.scoring import surrogate_score
 _CELLS = {False: (91, 75.0, 75), True: (8, 35.0, 35)}  # spheres, box and voxels, by whether it is to be tiny
 _PAPER = 10 * 125_000  # proposals of ten runs upwards
 _BY_MOVES = 16  # most chains beside a GPU's: to begin by moves, a core takes some 20 ms a chain
+_MOST = 4e9  # bytes that the states of many chains may take
 
 
 def anneal(setting: Setting) -> Iterator[Row]:
@@ -41,6 +42,23 @@ def anneal(setting: Setting) -> Iterator[Row]:
                         "by moves": _PAPER / rate / 3600, "whole": _PAPER / slow / 3600
                     }
                 },
+            )  # fmt: skip
+    yield from _many(setting, N, box, diameter, voxels)
+
+
+def _many(setting: Setting, N: int, box: float, diameter: float, voxels: int) -> Iterator[Row]:
+    """Proposals a second by moves alone, of many chains: copies of a few structures, which then part."""
+    few = gpuion.place("random", n_structures=8, n_particles=N, box=box, diameter=diameter, device="cpu")
+    scores = _scores(few, box, diameter, voxels)
+    for C in (16,) if setting.tiny else (512, 4096):
+        for model, (_, moves) in scores.items():
+            if C * moves.chain_bytes(N) > _MOST:
+                continue
+            task = _steps(moves, few.repeat(C // 8, 1, 1), box, diameter, 1)
+            (seconds,) = in_turn(task, repeats=min(3, setting.repeats))
+            yield Row(
+                what=f"{model}, {C} chains of {N} spheres", unit="proposals/s", samples=[C / s for s in seconds],
+                facts={"bytes_of_the_chains": C * moves.chain_bytes(N)},
             )  # fmt: skip
 
 

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from gpuion.baselines import Descriptive, Ridge
-from gpuion.gradients import effective_diffusivity
 from gpuion.medium import TransportModel
 from gpuion.models import Model
 from gpuion.predictor import Predictor
-from gpuion.smooth import smooth_medium
+from gpuion.smooth import smooth_diffusivity, smooth_medium
 from gpuion.voxels import voxelize
 
 _BARE = TransportModel(affinity=0.0, crowded_affinity=0.0)  # spheres and nothing around them
@@ -44,9 +43,8 @@ def exact_pull(
         For malformed centres or a box that is no whole number of voxels.
     """
     x = centers.detach().double().requires_grad_()
-    medium = smooth_medium(x, box=box, diameter=diameter, model=model, core_width=core_width)
-    D = effective_diffusivity(medium.potential, medium.log_diffusivity, tolerance=tolerance)
-    return _slope(D.diagonal(dim1=1, dim2=2).mean(1), x)
+    D = smooth_diffusivity(x, box=box, diameter=diameter, model=model, core_width=core_width, tolerance=tolerance)
+    return _slope(D.mean(1), x)
 
 
 def pull(net: Model, centers: Tensor, *, box: float, diameter: float, core_width: float = 0.25) -> Tensor:

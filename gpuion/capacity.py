@@ -27,7 +27,9 @@ def available(device: torch.device) -> int:
     return free // ranks
 
 
-def check_memory(chains: int, particles: int, visited: Mapping[str, int], ranks: int, device: torch.device) -> None:
+def check_memory(
+    chains: int, particles: int, visited: Mapping[str, int], ranks: int, device: torch.device, known: int = 0
+) -> None:
     """Raise ConfigError for more chains than fit.
 
     Parameters
@@ -42,6 +44,8 @@ def check_memory(chains: int, particles: int, visited: Mapping[str, int], ranks:
         Among which the chains are divided.
     device : torch.device
         Where they run. In the end each rank has all that was visited in the machine's memory, to choose from.
+    known : int
+        Bytes that the score keeps of a chain, see `gpuion.scoring.chain_bytes`.
     """
     size, most = 12 * particles + 8, max(visited.values())
     host = torch.device("cpu")
@@ -49,10 +53,11 @@ def check_memory(chains: int, particles: int, visited: Mapping[str, int], ranks:
     needs = {host: (sum(visited.values()) + 2 * most + _STEP) * size}
     if device.type == "cuda":
         needs[device] = -(-(2 * most + _STEP) * size // ranks)
+    needs[device] += -(-known // ranks)
     for where, need in needs.items():
         fit = available(where) // need
         if chains > fit:
             raise ConfigError(
-                f"chains = {chains} keep {chains * need / 2**30:.3g} GiB of structures in the memory of the "
-                f"{where.type}; {fit} would fit, or more with fewer samples a cycle"
+                f"chains = {chains} keep {chains * need / 2**30:.3g} GiB of structures, and what the score knows of "
+                f"them, in the memory of the {where.type}; {fit} would fit, or more with fewer samples a cycle"
             )

@@ -18,25 +18,18 @@ if __name__ == "__main__":  # before torch, which takes seconds to load: a stop 
 import dataclasses
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from gpuion import files
+from gpuion.ascent import climb, exact_gradient
 from gpuion.config import option, parse
 from gpuion.dataset import Dataset, open_dataset
 from gpuion.designs import named, save
 from gpuion.errors import ConfigError, run_script
-from gpuion.gradients import effective_diffusivity
-from gpuion.separation import separate
-from gpuion.smooth import smooth_medium
 from gpuion.starts import check_starts, starts
-
-_LEAST = 0.02  # of the first stride: the last one
-_MEMORY = 0.8, 0.95  # of gradients and of their squares, from step to step
-_FLOOR = 0.1  # of the mean gradient: a sphere whose gradient is smaller moves by less than a stride
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,72 +46,6 @@ class Config:
     core_width: float = option(0.25, "width over which a core fades in, voxels")
     tolerance: float = option(1e-3, "relative error of the labels; gradients have ten times that in D")
     seed: int = option(0, "seed of fresh structures")
-
-
-def climb(
-    diffusivity: Callable[[Tensor], Tensor], centers: Tensor, *, box: float, diameter: float, steps: int,
-    stride: float = 1.0, maximize: bool = True,
-) -> tuple[Tensor, list[float]]:  # fmt: skip
-    """Move all spheres of one structure along the gradient of ln D, and apart where they overlap.
-
-    Each sphere goes by m / (√v + f) times a stride that falls evenly in its logarithm, with m and v running means of
-    its gradient and of the square of its length, and f a tenth of the mean length (Adam's rule, sphere by sphere).
-
-    Parameters
-    ----------
-    diffusivity : callable
-        Maps centres float64 [1, N, 3] to D [1], with gradients.
-    centers : float [N, 3]
-        Without overlaps.
-    box, diameter : float
-    steps : int
-    stride : float
-        Length of the first steps, voxels.
-    maximize : bool
-
-    Returns
-    -------
-    float64 [N, 3], list of float
-        The best structure met by this D, without overlaps, and D at each step.
-
-    Raises
-    ------
-    ValueError
-        If steps or stride are not positive.
-    """
-    if steps < 1 or not (stride > 0 and math.isfinite(stride)):
-        raise ValueError(f"steps and stride must be positive, got {steps} and {stride}")
-    sign, (slow, slower) = (1.0 if maximize else -1.0), _MEMORY
-    x = centers.double()[None]
-    best, mean, square = x, torch.zeros_like(x), torch.zeros_like(x[..., :1])
-    trace: list[float] = []
-    for step in range(steps + 1):
-        x = x.detach().requires_grad_()
-        D = diffusivity(x)
-        (gradient,) = torch.autograd.grad(sign * D.log().sum(), x)
-        x = x.detach()
-        trace.append(float(D.detach()))
-        best = x if sign * trace[-1] >= max(sign * value for value in trace) else best
-        mean = slow * mean + (1 - slow) * gradient
-        square = slower * square + (1 - slower) * gradient.square().sum(-1, keepdim=True)
-        size = (square / (1 - slower ** (step + 1))).sqrt() + _FLOOR * gradient.norm(dim=-1).mean()
-        move = mean / (1 - slow ** (step + 1)) / size.clamp_min(1e-300)
-        x = separate(x + move * (stride * _LEAST ** (step / steps)), box=box, diameter=diameter)
-    return best[0], trace
-
-
-def smooth_diffusivity(like: Dataset, core_width: float, tolerance: float) -> Callable[[Tensor], Tensor]:
-    """Return the mean D* [B] of centres [B, N, 3] in the smooth medium of a data set's cell, with exact gradients."""
-
-    def diffusivity(centers: Tensor) -> Tensor:
-        medium = smooth_medium(
-            centers, box=like.box, diameter=like.diameter, sites_per_voxel=like.sites_per_voxel, model=like.model,
-            core_width=core_width,
-        )  # fmt: skip
-        tensor = effective_diffusivity(medium.potential, medium.log_diffusivity, tolerance=tolerance)
-        return tensor.diagonal(dim1=1, dim2=2).mean(-1) / like.d_reference
-
-    return diffusivity
 
 
 def main() -> None:
@@ -148,15 +75,13 @@ def run(config: Config, data: Dataset, centers: Tensor, path: Path) -> dict:
     """Return what one run found, from its file if it has one."""
     if path.exists():
         return dict(files.load_tensors(path))
-    began = time.process_time()
-    best, trace = climb(
-        smooth_diffusivity(data, config.core_width, 10 * config.tolerance), centers, box=data.box,
-        diameter=data.diameter, steps=config.steps, stride=config.stride, maximize=config.direction == "max",
+    began, sign = time.process_time(), 1.0 if config.direction == "max" else -1.0
+    diffusivity = exact_gradient(data, 10 * config.tolerance, config.core_width)
+    best, heights = climb(
+        lambda x: sign * diffusivity(x).mean(-1).log(), centers, box=data.box, diameter=data.diameter,
+        steps=config.steps, stride=config.stride,
     )  # fmt: skip
-    seconds = time.process_time() - began
-    wrapped = best.remainder(data.box).float()[None]
-    wrapped = torch.where(wrapped < data.box, wrapped, 0.0)
-    best = separate(wrapped, box=data.box, diameter=data.diameter)[0]  # rounding may let spheres overlap
+    seconds, trace = time.process_time() - began, [math.exp(sign * height) for height in heights]
     found = {"centers": best, "trace": trace, "seconds": seconds}
     files.save_tensors(path, found)
     print(f"{path.stem}: smooth D* {trace[0]:.4f} to {trace[-1]:.4f} in {seconds:.0f} s of processor time", flush=True)

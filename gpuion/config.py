@@ -112,6 +112,13 @@ def settings() -> Iterator[None]:
         raise ConfigError(str(error)) from None
 
 
+def check_least(config: Any, **least: int) -> None:
+    """Refuse a configuration in which a number that was given is below the least it may be."""
+    for name, low in least.items():
+        if getattr(config, name) is not None and getattr(config, name) < low:
+            raise ConfigError(f"{name} must be at least {low}, got {getattr(config, name)}")
+
+
 def read_preset(root: Path, preset: str, script: str, cls: type) -> dict[str, Any]:
     """Return the values that configs/<preset>.toml holds for a script."""
     known = sorted(path.stem for path in (root / "configs").glob("*.toml"))

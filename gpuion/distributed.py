@@ -14,11 +14,12 @@ from gpuion.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class World:
-    """This process among its peers: rank, number of ranks, and the device it computes on."""
+    """This process among its peers: rank, number of ranks, the device it computes on, and whether it made the group."""
 
     rank: int
     size: int
     device: torch.device
+    made: bool = True
 
     @property
     def is_main(self) -> bool:
@@ -49,9 +50,10 @@ class World:
     def close(self) -> None:
         """Leave the process group and end its threads: one that still runs while Python ends aborts the process.
 
-        They end with the last that holds the group, such as a network made parallel, so drop that before.
+        They end with the last that holds the group, such as a network made parallel, so drop that before. A group that
+        this world did not make stays.
         """
-        if self.size > 1:
+        if self.size > 1 and self.made:
             gc.collect()
             dist.destroy_process_group()
 
@@ -79,15 +81,19 @@ def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
 
 
 def start(device: str = "auto") -> World:
-    """Join the process group that torchrun set up (gloo on CPU, NCCL on GPU), or stand alone without it."""
+    """Join the process group that torchrun set up (gloo on CPU, NCCL on GPU), or stand alone without it.
+
+    A group that is there already is taken: it can be made once.
+    """
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     chosen = pick_device(device, local_rank)
-    if size > 1:
+    made = not dist.is_initialized()
+    if size > 1 and made:
         backend = "nccl" if chosen.type == "cuda" else "gloo"
         patience = dt.timedelta(hours=24)  # ranks that resume with less to do wait for the others at the end
         dist.init_process_group(backend, timeout=patience, device_id=chosen if chosen.type == "cuda" else None)
-    return World(rank=rank, size=size, device=chosen)
+    return World(rank=rank, size=size, device=chosen, made=made)
 
 
 def is_first_to_say(line: str) -> bool:

@@ -45,7 +45,7 @@ class ImageScore:
     def start(self, centers: Tensor) -> tuple[Tensor, _Chains]:
         """Return the scores float64 [C] of structures [C, N, 3] without overlaps, and what to go on from."""
         network, C, T = self.network, len(centers), torch.get_num_threads()
-        size, channels = int(network.layers.first[-1]), int(network.layers.channels[1:].sum())
+        size, channels = self._sizes()
         memory = trials.Memory(
             centers.double().numpy().copy(), np.zeros((C, spheres.size(network.modes)), np.int32),
             np.zeros((C, size), np.float32), np.zeros((C, channels), np.int64), np.zeros(C),
@@ -60,6 +60,16 @@ class ImageScore:
         pool = ThreadPoolExecutor(T) if T > 1 else None
         share(lambda t: trials.start(network, memory, move, *room, t), pool, T)
         return torch.from_numpy(memory.score.copy()), _Chains(memory=memory, move=move, room=room, pool=pool)
+
+    def chain_bytes(self, particles: int) -> int:
+        """Return how many bytes a state holds of a chain of so many spheres."""
+        size, channels = self._sizes()
+        return 24 * particles + 4 * spheres.size(self.network.modes) + 8 * size + 16 * channels + 80
+
+    def _sizes(self) -> tuple[int, int]:
+        """Return how many numbers the layers hold, and sums of channels."""
+        layers = self.network.layers
+        return int(layers.first[-1]), int(layers.channels[1:].sum())
 
     def propose(self, state: _Chains, sphere: Tensor, position: Tensor, trial: Tensor) -> tuple[Tensor, _Chains]:  # noqa: ARG002
         """Return the scores float64 [C] if each chain moved a sphere [C] to a position [C, 3]."""

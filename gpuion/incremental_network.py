@@ -66,6 +66,11 @@ class NetworkScore:
         share(lambda t: links.start(self.network, state.known, room, state.value, t), state.pool, T)
         return self._score(state.value), state
 
+    def chain_bytes(self, particles: int) -> int:
+        """Return how many bytes a state holds of a chain of so many spheres."""
+        channels = len(self.network[1].third_bias)
+        return 2 * particles * (56 + 4 * channels + 8 * particles) + 48
+
     def propose(self, state: _Chains, sphere: Tensor, position: Tensor, trial: Tensor) -> tuple[Tensor, _Chains]:  # noqa: ARG002
         """Return the scores if each chain moved a sphere [C] to a position [C, 3]."""
         state.proposed[:] = state.value
@@ -99,6 +104,8 @@ def network_score(net: ResistorNetwork, *, box: float, per_axis: bool = False) -
         For a cell in which two spheres could touch through two images.
     """
     net.check(box)
+    reach, beside = float(net.rings[-1]) + RING_WIDTH, float(net.thirds[-1]) + THIRD_WIDTH
+    assert reach**2 >= beside**2 + CUTOFF**2 / 4, "a sphere beside a contact is near one of its ends"
     common = numbers(net.common)
     steps = wave_numbers(box, REACH).numpy()
     length = 2 * math.pi / box * np.linalg.norm(steps, axis=1)

@@ -6,13 +6,15 @@ Two chains at 1/T = β_a > β_b whose energies are normal, with means μ and var
 
     A = Φ(m / √v) + exp(Δβ m + Δβ² v / 2) Φ(−(m + Δβ v) / √v),    m = μ_a − μ_b,  v = s_a² + s_b²,  Δβ = β_a − β_b,
 
-in equilibrium, where m = −Δβ s², erfc(Δβ s / 2). Chains of many spheres are far from it for long: then cold ones have
-gone further down, and chains differ. The pilot's means and spreads tell both. A is of attempts far apart in time; few
-steps apart they meet the same energies: of 91 spheres, each tenth step, 4 to 10% of attempts succeeded between eight
-temperatures for which the pilot foresaw 34%, all pairs about alike.
+in equilibrium, where m = −Δβ s², erfc(Δβ s / 2). s is what one chain's energies do in time. How far chains lie apart
+does not count: chains of many spheres are far from equilibrium for long, and once their temperatures are in the order
+of their energies, they stay so. (Eight chains of 91 spheres at 5.6e-5 to 9.8e-3 differed by 0.06 to 0.1, each one's
+energies by 0.01; the former taken for s, the pilot foresaw 27%, and after 2000 steps nothing exchanged.) So A is what
+remains: before, while all chains still fall from alike starts, they exchange more often.
 """
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +32,7 @@ from gpuion.starts import starts
 _TEMPERATURES = 10
 _CHAINS = 8
 _GRID = 1000
-_RARE = 0.1
+_RARE, _OFTEN = 0.1, 0.2
 
 
 def pilot(
@@ -39,8 +41,8 @@ def pilot(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Return temperatures falling from `high` to `low`, and mean and spread of energies at each, float64 [P] each.
 
-    An energy is the score, or its negative where that is to rise; mean and standard deviation are over all chains in
-    the second half of their steps at a temperature.
+    An energy is the score, or its negative where that is to rise; the mean is over all chains in the second half of
+    their steps at a temperature, the standard deviation is within chains.
 
     Parameters
     ----------
@@ -57,9 +59,10 @@ def pilot(
         temperature=high, cooling=cooling, seed=seed, ids=ids, samples=min(steps, 100),
     )  # fmt: skip
     kept = found.visited_score.view(len(centers), _TEMPERATURES, -1)
-    late = kept[..., kept.shape[-1] // 2 :].cpu().transpose(0, 1).flatten(1)
+    late = kept[..., kept.shape[-1] // 2 :].cpu()  # [C, P, samples]
     temperatures = high * cooling ** torch.arange(_TEMPERATURES, dtype=torch.float64)
-    return temperatures, -late.mean(1) if maximize else late.mean(1), late.std(1)
+    mean = late.mean((0, 2))
+    return temperatures, -mean if maximize else mean, late.var(2).mean(0).sqrt()
 
 
 def fit(
@@ -80,10 +83,12 @@ def fit(
             low=low, high=high, steps=steps, maximize=goal.maximize, seed=seed, ids=2**32 - 2 * _CHAINS + ids,
         )  # fmt: skip
         found, rate = spaced(temperatures, mean, spread, replicas)
+        enough = needed(temperatures, mean, spread)
         lines = {"temperatures": found, "pilot_temperatures": temperatures, "pilot_mean": mean, "pilot_spread": spread}
-        files.write_json(path, {name: x.tolist() for name, x in lines.items()} | {"expected_swap_rate": rate})
-        advice = "" if rate > _RARE else "; more replicas or a narrower range would exchange more"
-        told = f"{replicas} temperatures, neighbours should exchange in {rate:.0%} of attempts far apart"
+        more = {"expected_swap_rate": rate, "replicas_for_20_percent": enough}
+        files.write_json(path, {name: x.tolist() for name, x in lines.items()} | more)
+        advice = "" if rate > _RARE else f"; {enough} replicas, or a narrower range, would exchange in {_OFTEN:.0%}"
+        told = f"{replicas} temperatures, neighbours should exchange in {rate:.0%} of attempts"
         print(f"{path.stem}: {told}{advice}")
     world.barrier()
     return torch.tensor(read(path), dtype=torch.float64)
@@ -114,22 +119,37 @@ def spaced(temperatures: Tensor, mean: Tensor, spread: Tensor, replicas: int) ->
     """
     if replicas < 2:
         raise ValueError(f"an exchange takes 2 replicas or more, got {replicas}")
+    grid, rate = _rates(temperatures, mean, spread)
+    low, high = float(rate.min()), 0.0
+    for _ in range(60):
+        rungs = _climb(rate, (low + high) / 2, replicas)
+        low, high = ((low + high) / 2, high) if rungs[-1] == _GRID - 1 else (low, (low + high) / 2)
+    # Where all exchange always, any ladder will do.
+    rungs = _climb(rate, low, replicas) if low < -1e-9 else np.linspace(0, _GRID - 1, replicas).astype(int).tolist()
+    return torch.from_numpy(np.exp(grid[rungs])), math.exp(rate[rungs[:-1], rungs[1:]].min())
+
+
+def needed(temperatures: Tensor, mean: Tensor, spread: Tensor, least: float = _OFTEN) -> int:
+    """Return how many replicas it takes for neighbours to exchange in a share `least` of attempts: see `spaced`.
+
+    At most as many as points of the grid, a thousand.
+    """
+    _, rate = _rates(temperatures, mean, spread)
+    rungs = _climb(rate, math.log(least), _GRID)
+    return max(2, len(set(rungs))) if rungs[-1] == _GRID - 1 else _GRID
+
+
+def _rates(temperatures: Tensor, mean: Tensor, spread: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return log T on a rising grid [G], and the logarithm of how often chains at each two exchange, [G, G]."""
     rising = temperatures.log().flip(0).numpy()
     grid = np.linspace(rising[0], rising[-1], _GRID)
     falling = mean.cummin(0).values  # as the temperature falls
     mu, s = (torch.from_numpy(np.interp(grid, rising, x.flip(0).numpy())) for x in (falling, spread))
-    rate = swap_rate(torch.from_numpy(np.exp(-grid)), mu, s).numpy()
-    low, high = 0.0, 1.0
-    for _ in range(40):
-        rungs = _climb(rate, (low + high) / 2, replicas)
-        low, high = ((low + high) / 2, high) if rungs[-1] == _GRID - 1 else (low, (low + high) / 2)
-    # Where all exchange always, any ladder will do.
-    rungs = _climb(rate, low, replicas) if low < 1 - 1e-9 else np.linspace(0, _GRID - 1, replicas).astype(int).tolist()
-    return torch.from_numpy(np.exp(grid[rungs])), float(rate[rungs[:-1], rungs[1:]].min())
+    return grid, log_swap_rate(torch.from_numpy(np.exp(-grid)), mu, s).numpy()
 
 
-def swap_rate(beta: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
-    """Return how often chains at each two of G temperatures exchange, [G, G], the colder one first.
+def log_swap_rate(beta: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
+    """Return the logarithm of how often chains at each two of G temperatures exchange, [G, G], the colder one first.
 
     Parameters
     ----------
@@ -139,13 +159,13 @@ def swap_rate(beta: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
     step, m = beta[:, None] - beta, mean[:, None] - mean
     v = (spread.square()[:, None] + spread.square()).clamp_min(1e-300)
     root = v.sqrt()
-    ahead = torch.special.ndtr(m / root)
+    ahead = torch.special.log_ndtr(m / root)
     behind = step * m + step.square() * v / 2 + torch.special.log_ndtr(-(m + step * v) / root)
-    return (ahead + behind.exp()).clamp(max=1)
+    return torch.logaddexp(ahead, behind).clamp(max=0)
 
 
 def _climb(rate: np.ndarray, least: float, replicas: int) -> list[int]:
-    """Return the places on the grid of R rungs as far apart as rates of `least` or more allow, the first at 0."""
+    """Return the places on the grid of R rungs as far apart as log rates of `least` or more allow, the first at 0."""
     rungs = [0]
     for _ in range(replicas - 1):
         rare = (rate[rungs[-1], rungs[-1] + 1 :] < least).nonzero()[0]

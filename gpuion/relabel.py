@@ -7,21 +7,26 @@ N particles.
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from gpuion import work
+from gpuion import files, work
 from gpuion.annealing import AnnealResult
-from gpuion.dataset import Dataset
+from gpuion.dataset import Dataset, write_shard
+from gpuion.distributed import World
 from gpuion.kernels.reference import Stream, philox
 from gpuion.labeling import Labels, label
 from gpuion.models import Model
 from gpuion.objectives import Objective
 from gpuion.scoring import surrogate_score
+from gpuion.shards import is_whole
 
 _BINS = 32  # of pick_uniform
+_SHARD = 16  # structures
 _BATCH = 4  # structures solved together, and lost if a run is killed meanwhile
 
 
@@ -159,6 +164,23 @@ def relabel(
         predicted=chosen.predicted[index], chain=chosen.chain[index], cycle=chosen.cycle[index],
         method="exact", d_reference=like.d_reference, **setting,
     )  # fmt: skip
+
+
+def write_labels(
+    chosen: Selection, folder: Path, world: World, *, like: Dataset, tolerance: float, seed: int,
+    config: dict[str, Any],
+) -> int:  # fmt: skip
+    """Write the shards of a selection, each rank its share of what is not there yet; return how many it solved."""
+    parts, mark, made = torch.arange(len(chosen.chain)).split(_SHARD), files.fingerprint(config), [0]
+    ours, quiet = range(world.rank, len(parts), world.size), None if world.is_main else True
+    for k in tqdm(ours, desc="label", unit=" shards", disable=quiet):
+        path = folder / f"shard-{k:05d}.h5"
+        if not is_whole(path, parts[k].numpy(), seed):
+            found = relabel(chosen, parts[k], path, lambda new, _: made.append(new), like=like, device=world.device,
+                            tolerance=tolerance, mark=mark)  # fmt: skip
+            write_shard(path, found, seed=seed, config=config)
+        work.drop(path)
+    return sum(made)
 
 
 def compare(found: Dataset, known: float, *, maximize: bool) -> dict[str, float]:

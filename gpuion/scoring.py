@@ -3,7 +3,8 @@
 Legend: C chains, N particles.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,6 +18,10 @@ from gpuion.resistors import ResistorNetwork
 from gpuion.scores import Each, Score
 from gpuion.surrogate import Surrogate
 from gpuion.voxels import voxelize
+
+if TYPE_CHECKING:
+    from gpuion.incremental import ImageScore
+    from gpuion.incremental_network import NetworkScore
 
 
 def surrogate_score(
@@ -99,13 +104,25 @@ def score_of(net: Model | None, like: Dataset, goal: Objective, batch: int, tole
     """
     if net is None:
         return aim(exact_score(like, tolerance, per_axis=goal.per_axis), goal)
+    moves = _move_score(net, like, goal)
+    return aim(moves or surrogate_score(net, like, batch, per_axis=goal.per_axis, doubt=goal.caution > 0), goal)
+
+
+def chain_bytes(net: Model | None, like: Dataset, goals: Iterable[Objective]) -> int:
+    """Return how many bytes the hungriest score of `score_of` keeps of a chain of the cell of `like`."""
+    found = (_move_score(net, like, goal) for goal in goals if net is not None)
+    return max((score.chain_bytes(like.centers.shape[1]) for score in found if score), default=0)
+
+
+def _move_score(net: Model, like: Dataset, goal: Objective) -> "ImageScore | NetworkScore | None":
+    """Return the score of a model that is told of moves, if there is one."""
     on_cpu = next(iter(net.parameters()), torch.empty(0)).device.type == "cpu"
     if on_cpu and isinstance(net, Surrogate) and net.arguments["boundary"] == "periodic":
         from gpuion.incremental import image_score
 
-        return aim(image_score(net, box=like.box, diameter=like.diameter, voxels=_voxels(net, like)), goal)
+        return image_score(net, box=like.box, diameter=like.diameter, voxels=_voxels(net, like))
     if on_cpu and isinstance(net, ResistorNetwork) and not goal.caution:
         from gpuion.incremental_network import network_score
 
-        return aim(network_score(net, box=like.box, per_axis=goal.per_axis), goal)
-    return aim(surrogate_score(net, like, batch, per_axis=goal.per_axis, doubt=goal.caution > 0), goal)
+        return network_score(net, box=like.box, per_axis=goal.per_axis)
+    return None

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
+from gpuion.gradients import effective_diffusivity
 from gpuion.medium import check_centers, whole
 from gpuion.transport import TransportModel
 
@@ -116,6 +117,16 @@ def smooth_medium(
         log_diffusivity=model.diffusivity(density).log() + core,
         spacing=1 / sites_per_voxel,
     )
+
+
+def smooth_diffusivity(centers: Tensor, *, tolerance: float, **setting: Any) -> Tensor:
+    """Return D along the axes, float64 [B, 3], of the smooth medium of centres; with gradients in these.
+
+    `setting` is of `smooth_medium`, `tolerance` of `effective_diffusivity`.
+    """
+    medium = smooth_medium(centers.double(), **setting)
+    found = effective_diffusivity(medium.potential, medium.log_diffusivity, tolerance=tolerance)
+    return found.diagonal(dim1=1, dim2=2)
 
 
 def _windows(spheres: Tensor, structure: Tensor, coat: _Coat) -> tuple[Tensor, Tensor]:

@@ -202,7 +202,7 @@ def look(res, place, sphere, contact, bath, links, moved, slate):
         node[1] = np.exp(_clamp(np.float64(slate.results[1, k])))
         node[2] = 3 * np.exp(_clamp(np.float64(slate.results[2, k]) + res.common[1]))
         node[3] = bath.polarizable * np.exp(_clamp(np.float64(slate.results[3, k]) + res.common[3]))
-    _look_at_contacts(res, contact, links, near, moved, slate)
+    _look_at_contacts(res, contact, links, near, slate)
 
 
 @inline
@@ -218,23 +218,24 @@ def _describe(res, distance, beside, tail, head, out):
 
 
 @inline
-def _look_at_contacts(res, contact, links, near, moved, slate):
-    """Set the conductances of contacts with an end that is `near` or with a moved sphere beside them."""
+def _look_at_contacts(res, contact, links, near, slate):
+    """Set the conductances of contacts with an end that is `near`; a moved sphere beside a contact is near an end.
+
+    By the sides and the median of a triangle: of two spheres c apart, the nearer one lies at most √(d² + c²/4) from a
+    sphere at d from the middle between them. `network_score` sees to it that the reach around a sphere is no less.
+    """
     N, T = len(links.place), len(res.thirds)
     centers, count = links.centers, 0
-    vector, middle, values = np.empty(3), np.empty(3), np.empty(T)
+    vector, values = np.empty(3), np.empty(T)
     distances = np.empty(len(slate.pairs))
     for i in range(N):
         for j in range(i + 1, N):
+            if not (near[i] or near[j]):
+                continue
             square = nearest(centers[i], centers[j], res.box, vector)
             if square >= res.cutoff * res.cutoff:
                 links.conductance[i, j] = 0
                 continue
-            if not (near[i] or near[j]):
-                for axis in range(3):
-                    middle[axis] = centers[i, axis] + vector[axis] / 2
-                if not _touched(res, middle, moved, res.thirds[T - 1] + res.third_width):
-                    continue
             distance = np.sqrt(square)
             _look_beside(res, centers, i, j, vector, values)
             _describe(res, distance, values, links.place[i], links.place[j], slate.features[:, count])

@@ -138,8 +138,10 @@ def test_runs_of_replicas_exchange_and_say_how_often(go, script, monkeypatch, ca
 
 
 def test_a_ladder_too_wide_for_its_replicas_is_named(go, capsys):
-    go("--maximize", "--exchange", "2", "--temperature", "5", "--cooling", "1e-3", "--chains", "1")
-    assert "; more replicas or a narrower range would exchange more" in capsys.readouterr().out
+    out = go("--maximize", "--exchange", "2", "--temperature", "5", "--cooling", "1e-3", "--chains", "1")
+    enough = read(out, "ladder-max.json")["replicas_for_20_percent"]
+    assert enough > 3
+    assert f"; {enough} replicas, or a narrower range, would exchange in 20%" in capsys.readouterr().out
     go("--maximize", "--exchange", "2", "--temperature", "5", "--cooling", "0.9", "--chains", "1", out="narrow")
     assert "a narrower range" not in capsys.readouterr().out  # D* spreads over less than a tenth of these temperatures
 
@@ -273,6 +275,11 @@ def test_memory_is_what_the_structures_take(monkeypatch):
     check_memory(20, 91, {"max": 1250, "min": 2500}, 1, host)
     with pytest.raises(ConfigError, match=r"chains = 21 keep 0\.189 GiB .*; 20 would fit"):
         check_memory(21, 91, {"max": 1250, "min": 2500}, 1, host)
+    # What a score knows of a chain counts where the chain is: of two ranks, each has half of the chains.
+    monkeypatch.setattr(capacity, "available", lambda _: 20 * (need + 1000) + 5)
+    check_memory(20, 91, {"max": 1250, "min": 2500}, 2, host, 2000)
+    with pytest.raises(ConfigError, match="19 would fit"):
+        check_memory(20, 91, {"max": 1250, "min": 2500}, 2, host, 2002)
 
 
 def test_memory_free_is_the_machines_share(monkeypatch):

@@ -66,7 +66,7 @@ def go(script, data, tmp_path, monkeypatch):
     net = Clumped()
     net.meta = {"box": BOX, "diameter": DIAMETER, "n_particles": N, "voxels": 10, "d_reference": reference}
     monkeypatch.setattr(script.gpuion, "load_surrogate", lambda *_: net, raising=False)
-    monkeypatch.setattr(script, "SHARD", 4)
+    monkeypatch.setattr(relabel, "_SHARD", 4)
 
     def run(*flags, out="out"):
         given = {
@@ -129,7 +129,7 @@ def test_both_directions_end_in_a_labelled_dataset(go, data, capsys):
 def test_a_stopped_run_goes_on_to_the_same_files(go, script, monkeypatch, name, after, left):
     whole = contents(go(out="whole"))
     monkeypatch.setattr(relabel, "_BATCH", 1)  # 7 structures are a shard of 4 and three batches of the next
-    home, calls = relabel if name == "label" else script, []
+    home, calls = script if name == "save_state" else relabel, []
     real = getattr(home, name)
 
     def stopping(*args, **kwargs):

@@ -76,13 +76,29 @@ def test_structures_are_led_towards_their_objective(like, goal):
     assert torch.equal(alone[0], found[2])
 
 
+def test_a_climb_follows_its_gradient_and_keeps_the_best():
+    """The height exp(−r²) of one sphere's distance from a point is highest there."""
+    aim = torch.tensor([5.0, 6.0, 7.0]).double()
+    x, trace = ascent.climb(
+        lambda x: (-(x[:, 0] - aim).square().sum(-1) / 9).exp(), torch.tensor([[6.0, 7.5, 6.0]]), box=20.0,
+        diameter=2.0, steps=60, stride=0.5,
+    )  # fmt: skip
+    # The last stride is 0.01 voxels; the steps before overshoot by some of them.
+    assert float((x[0] - aim).norm()) < 0.1
+    # Positions are rounded to 2.4e-7, where the height falls by at most 0.1 · 2 / 9 a voxel.
+    assert max(trace) == pytest.approx(float((-(x[0] - aim).square().sum() / 9).exp()), abs=1e-8)
+    with pytest.raises(ValueError, match="positive"):
+        ascent.climb(lambda x: x.sum((1, 2)), torch.zeros(1, 3), box=9.0, diameter=1.0, steps=0)
+
+
 def test_strides_shrink_and_the_best_on_the_way_is_returned():
     x = torch.tensor([[[2.0, 5.0, 5.0]]])
     setting = {"box": BOX, "diameter": DIAMETER}
     slope = ascent.ascend(lambda c: c[:, 0, 0] / 10, x, Objective(), steps=3, **setting)
-    assert slope[0, 0].tolist() == pytest.approx([2 + 1 + 0.9 + 0.81, 5, 5], rel=1e-6)
-    peak = ascent.ascend(lambda c: -(c[:, 0, 0] - 3.2).square(), x, Objective(), steps=2, **setting)
-    assert peak[0, 0].tolist() == pytest.approx([3.0, 5, 5], rel=1e-6)  # at 2, 3 and 3.9
+    # A lone sphere in an even slope: 1 / 1.1 of strides 1, 0.02^(1/3), 0.02^(2/3), and none after the last look.
+    assert slope[0, 0].tolist() == pytest.approx([2 + (1 + 0.02 ** (1 / 3) + 0.02 ** (2 / 3)) / 1.1, 5, 5], rel=1e-6)
+    down = ascent.ascend(lambda c: c[:, 0, 0] / 10, slope, Objective(maximize=False), steps=3, **setting)
+    assert down[0, 0].tolist() == pytest.approx([2, 5, 5], rel=1e-6)
     last = ascent.ascend(lambda c: -(c[:, 0, 0] - 2.1).square(), x, Objective(), steps=1, **setting)
     assert torch.equal(last, x)
 

@@ -125,6 +125,7 @@ def test_nothing_but_the_structure_counts():
     again, fresh = score.start(after)
     for name in ("centers", "field", "cells", "sums"):
         assert bool((getattr(state.memory, name) == getattr(fresh.memory, name)).all()), name
+    assert sum(x.nbytes for x in (*fresh.memory, *fresh.move)) == 2 * score.chain_bytes(27)
     # The score alone remembers the last move: powers are of modes in float32, 1e-7.
     assert torch.allclose(again, known, rtol=CLOSE, atol=0)
 

@@ -77,6 +77,8 @@ def test_scores_along_a_walk_are_those_of_the_whole_network(case):
     for name in fresh.known._fields:
         assert bool((getattr(state[0].known, name) == getattr(fresh.known, name)).all()), name
     assert bool((state[0].value == fresh.value).all())
+    held = (*fresh.known, *fresh.trial, fresh.value, fresh.proposed)
+    assert sum(x.nbytes for x in held) == C * score.chain_bytes(N)
 
 
 @dataclasses.dataclass

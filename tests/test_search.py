@@ -82,20 +82,6 @@ def test_climbing_leads_beyond_its_start_and_goes_on_after_a_stop(tiny_study, tm
     assert torch.equal(again.centers, found.centers)
 
 
-def test_a_climb_follows_its_gradient_and_keeps_the_best():
-    """D = exp(−r²) of one sphere's distance from a point is highest there."""
-    aim = torch.tensor([5.0, 6.0, 7.0]).double()
-    x, trace = climb.climb(
-        lambda x: (-(x[:, 0] - aim).square().sum(-1) / 9).exp(), torch.tensor([[6.0, 7.5, 6.0]]), box=20.0,
-        diameter=2.0, steps=60, stride=0.5,
-    )  # fmt: skip
-    # The last stride is 0.01 voxels; the steps before overshoot by some of them.
-    assert float((x[0] - aim).norm()) < 0.1
-    assert max(trace) == pytest.approx(float((-(x[0] - aim).square().sum() / 9).exp()), rel=1e-9)
-    with pytest.raises(ValueError, match="positive"):
-        climb.climb(lambda x: x.sum((1, 2)), torch.zeros(1, 3), box=9.0, diameter=1.0, steps=0)
-
-
 def annealed(folder, like):
     """Write ten annealed structures of two chains each way with made-up predictions, and traces."""
     centers = gpuion.place("random", n_structures=10, n_particles=N, box=BOX, diameter=DIAMETER, seed=8)
