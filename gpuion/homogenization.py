@@ -32,10 +32,12 @@ from torch import Tensor
 from gpuion import multigrid, spectral
 from gpuion.axes import ALL_AXES, check_axes, widen
 from gpuion.checks import check_limits
+from gpuion.fields import empty
 from gpuion.hops import count, trapped
 from gpuion.medium import Medium
 from gpuion.profiles import profile
 from gpuion.stopping import MILD, Stop, contrast, patience
+from gpuion.threads import Team
 
 _FLOOR = 1e-6  # errors of D are relative to D, but at least to this fraction of the Voigt bound
 _SPECTRAL = False  # the FFT as preconditioner on a CPU too, where it is slower: the oracle of tests
@@ -43,6 +45,7 @@ _SINGLE = 1e-6  # tolerances below this go to float64 at once
 _DECADES = 6.0  # so do structures of more contrast: float32 may not see a weak link between two clusters
 _ON_GPU = 2**27  # sites × axes in flight, half of it in double precision: 7.5 GB, or one structure if that is more
 _ON_CPU = 2**18  # likewise: 15 MB, to stay in the cache
+_SHARED = 2**19  # sites from which on threads share a structure: below, waiting for each other costs what sharing gains
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -203,9 +206,17 @@ def _look_up(labels: Tensor, factor: Tensor) -> Tensor:
         return factor.gather(1, labels.flatten(1).long()).view(labels.shape)
     from gpuion.kernels import tables
 
-    s = torch.empty(labels.shape, dtype=torch.float64)
-    tables.look_up(labels.flatten(1).numpy(), factor.numpy(), s.flatten(1).numpy())
+    s = empty(labels.shape, torch.float64, labels.device)
+    with _team(s) as team:
+        for c in range(len(s)):
+            planes = labels[c].flatten(1).numpy(), factor[c].numpy(), s[c].flatten(1).numpy()
+            team.each(s.shape[1], tables.look_up, *planes)
     return s
+
+
+def _team(s: Tensor) -> Team:
+    """Return the threads that share the work on structures [C, X, Y, Z]: one if they are small, or on a GPU."""
+    return Team(1 if s.is_cuda or s[0].numel() < _SHARED else torch.get_num_threads())
 
 
 def _solve_all(
@@ -243,12 +254,29 @@ def solve_fields(
     `decades` what `contrast(s)` says, if that is at hand.
     """
     C, A = len(s), len(axes)
-    r = s.new_empty((C, A, *s.shape[1:]), dtype=way.dtype)
-    start = [profile(s, axis, r[:, a]) for a, axis in enumerate(axes)]
-    before = torch.stack([p.energy for p in start], 1)  # [C, A]
-    floor = _FLOOR * torch.stack([p.voigt for p in start], 1)
-    decades = (contrast(s) if decades is None else decades).repeat(A)
-    stop = Stop(
+    r = empty((C, A, *s.shape[1:]), way.dtype, s.device)
+    with _team(s) as team:
+        start = {axis: profile(team, s, axis, r[:, a]) for a, axis in enumerate(axes)}
+        before, floor = (torch.stack(x, 1) for x in zip(*((p.energy, _FLOOR * p.voigt) for p in start.values())))
+        stop = _stop(way, limits, before, floor, (contrast(s) if decades is None else decades).repeat(A))
+        flow = {axis: p.flow for axis, p in start.items()}
+        if way.spectral:
+            u, fall, tail, iterations = spectral.solve(s, r.flatten(0, 1), stop)
+            energy = spectral.energy(s, u.unflatten(0, (C, A)), flow)
+        else:
+            u, fall, tail, iterations = multigrid.solve(team, s, r.flatten(0, 1), stop)
+            energy = multigrid.energy(team, s, u.unflatten(0, (C, A)), flow)
+    reached = energy.diagonal(dim1=1, dim2=2)
+    # What the sum over bonds has above the tracked energy is what rounding cost.
+    lost = (reached - (before - fall.view(C, A))).clamp_min(0)
+    scale = torch.maximum(reached, floor).clamp_min(torch.finfo(torch.float64).tiny)
+    error = (tail.view(C, A) + lost) / scale
+    return energy, error, scale, iterations.view(C, A).amax(1), u.unflatten(0, (C, A)), flow
+
+
+def _stop(way: Way, limits: tuple[float, int], before: Tensor, floor: Tensor, decades: np.ndarray) -> Stop:
+    """Return when rows are done that start from some energies [C, A]; `decades` of contrast [C A]."""
+    return Stop(
         energy=before.flatten().cpu().numpy(),
         floor=floor.flatten().cpu().numpy(),
         patience=patience(decades, 1 / 3) if way.spectral else patience(decades, 1),
@@ -257,12 +285,3 @@ def solve_fields(
         tolerance=limits[0],
         max_iterations=limits[1],
     )
-    method = spectral if way.spectral else multigrid
-    u, fall, tail, iterations = method.solve(s, r.flatten(0, 1), stop)
-    u, flow = u.unflatten(0, (C, A)), {axis: p.flow for axis, p in zip(axes, start, strict=True)}
-    energy = method.energy(s, u, flow)
-    reached = energy.diagonal(dim1=1, dim2=2)
-    # What the sum over bonds has above the tracked energy is what rounding cost.
-    lost = (reached - (before - fall.view(C, A))).clamp_min(0)
-    scale = torch.maximum(reached, floor).clamp_min(torch.finfo(torch.float64).tiny)
-    return energy, (tail.view(C, A) + lost) / scale, scale, iterations.view(C, A).amax(1), u, flow

@@ -12,7 +12,19 @@ Letters and fields in planes: see `gpuion.kernels.levels`.
 
 import numpy as np
 
-from gpuion.kernels.levels import bonds_of, clear, close, flow, height_of, inline, jit, level_of, neighbours, parts_of
+from gpuion.kernels.levels import (
+    around,
+    bonds_of,
+    bounds,
+    clear,
+    close,
+    flow,
+    height_of,
+    inline,
+    jit,
+    level_of,
+    neighbours,
+)
 
 
 @inline
@@ -23,34 +35,159 @@ def _relax(inverse, c, t, out, damping):
 
 
 @inline
-def _sweep_planes(levels, c, t, begin, end, back, out):
-    """Relax t towards B t = c in planes begin … end − 1, strip by strip."""
-    X, Y, Z, _ = levels.table[0]
+def _sweep(levels, c, t, x, before, after, back, out):
+    """Relax t towards B t = c in plane x between two others, strip by strip."""
+    _, Y, Z, _ = levels.table[0]
     W, damping, inverse = Z + 2, levels.weights[0], levels.inverse
     height = height_of(Y, Z)
     strips = (Y + height - 1) // height
-    for k in range((end - begin) * strips):
-        n = (end - begin) * strips - 1 - k if back else k
-        x, first = begin + n // strips, n % strips * height + 1
+    for k in range(strips):
+        first = (strips - 1 - k if back else k) * height + 1
         last = min(first + height - 1, Y)
-        neighbours(t, x, X, first, last, W, out)
+        neighbours(t, x, before, after, first, last, W, out)
         i, j = first * W, (last + 1) * W
         _relax(inverse[x, i:j], c[x, i:j], t[x, i:j], out, damping)
         close(t[x], first, last, Y, Z)
 
 
 @jit
-def sweep(levels, c, t, back, heads, k, m):
-    """Relax t in parts k … m − 1: their first planes (heads), or else all others, which depend on no other part's."""
+def descend(levels, row, z, begun, heads, k, m):
+    """Take what the last step left of r; relax z from 0; set the right side of the blocks, in parts k … m − 1.
+
+    Of the first planes of the parts (heads), which wait for `collect` with their share in the blocks, or of all
+    others, which depend on no other part's. Σ s r of each plane is left in `sums`.
+    """
     X, Y, Z, _ = levels.table[0]
-    parts = parts_of(X)
-    out = np.empty(height_of(Y, Z) * (Z + 2), t.dtype)
+    blocks = level_of(row.coarse[1], levels.table, 1)
+    out = np.empty(height_of(Y, Z) * (Z + 2), z.dtype)
     for part in range(k, m):
-        first, end = part * X // parts, (part + 1) * X // parts
+        first, end = bounds(X, part)
         if heads:
-            _sweep_planes(levels, c, t, first, first + 1, back, out)
-        else:
-            _sweep_planes(levels, c, t, first + 1, end, back, out)
+            _enter(levels, row, z, first, X, X, begun, out)
+            continue
+        clear(blocks[first // 2 : max(1, end // 2)])
+        for x in range(first + 1, end):
+            _enter(levels, row, z, x, x - 1, end % X if x == end - 1 else X, begun, out)
+            if x > first + 1:
+                _collect(levels, row.r, z, x - 1, blocks, out)
+        if end - 1 > first:
+            _collect(levels, row.r, z, end - 1, blocks, out)
+
+
+@inline
+def _enter(levels, row, z, x, before, after, begun, out):
+    """Take what the last step left of a plane of r, and relax z from 0, between planes already relaxed or of zeros."""
+    _, Y, Z, _ = levels.table[0]
+    W, total = Z + 2, 0.0
+    if begun:
+        for y in range(1, Y + 1):
+            i, j = y * W + 1, (y + 1) * W - 1
+            total += _reduce(row.r[x, i:j], row.z[x, i:j], levels.s[x, i:j], row.scale)
+    row.sums[x] = total
+    for i in range(len(z[x])):
+        z[x, i] = 0
+    _sweep(levels, row.r, z, x, before, after, False, out)
+
+
+@inline
+def _reduce(r, q, s, scale):
+    """Take the image q of a step, and of s what the step before left, from a line of r; return Σ s r."""
+    total, step, drift = 0.0, scale[1], scale[2]
+    for z in range(len(r)):
+        r[z] -= step * q[z] + drift * s[z]
+        total += np.float64(r[z]) * np.float64(s[z])
+    return total
+
+
+@jit
+def collect(levels, row, z, k, m):
+    """Add to the right side of the blocks what is left of the first planes of parts k … m − 1."""
+    X, Y, Z, _ = levels.table[0]
+    blocks = level_of(row.coarse[1], levels.table, 1)
+    out = np.empty(height_of(Y, Z) * (Z + 2), z.dtype)
+    for part in range(k, m):
+        _collect(levels, row.r, z, bounds(X, part)[0], blocks, out)
+
+
+@inline
+def _collect(levels, c, t, x, blocks, out):
+    """Add what is left of a plane of sites, s (c − B t), to the right side of its blocks."""
+    X, Y, Z, _ = levels.table[0]
+    A, B, C, _ = levels.table[1]
+    W = Z + 2
+    height = height_of(Y, Z)
+    before, after = around(x, X)
+    for first in range(1, Y + 1, height):
+        last = min(first + height - 1, Y)
+        neighbours(t, x, before, after, first, last, W, out)
+        i, j = first * W, (last + 1) * W
+        s, d, r, here = levels.s[x, i:j], levels.d[x, i:j], c[x, i:j], t[x, i:j]
+        for z in range(j - i):
+            out[z] = s[z] * (r[z] + out[z] - d[z] * here[z])
+        _gather(out, first, last, Z, blocks[min(x // 2, A - 1)], B, C)
+
+
+@jit
+def spread(levels, row, z, k, m):
+    """Add s times the values of the blocks to z, in the first planes of parts k … m − 1."""
+    blocks = level_of(row.coarse[0], levels.table, 1)
+    for part in range(k, m):
+        _spread(levels, z, bounds(levels.table[0, 0], part)[0], blocks)
+
+
+@jit
+def ascend(levels, row, z, heads, k, m):
+    """Relax z backwards in parts k … m − 1, with the values of the blocks; set `sums` to rᵀz of each plane.
+
+    Of all planes but the first of each part, or of these (heads), which `spread` has been to.
+    """
+    X, Y, Z, _ = levels.table[0]
+    blocks = level_of(row.coarse[0], levels.table, 1)
+    out = np.empty(height_of(Y, Z) * (Z + 2), z.dtype)
+    for part in range(k, m):
+        first, end = bounds(X, part)
+        if heads:
+            _leave(levels, row, z, first, out)
+            continue
+        if end - 1 > first:
+            _spread(levels, z, end - 1, blocks)
+        for x in range(end - 1, first, -1):
+            if x - 1 > first:
+                _spread(levels, z, x - 1, blocks)
+            _leave(levels, row, z, x, out)
+
+
+@inline
+def _spread(levels, t, x, blocks):
+    """Add s times the values of the blocks to a plane of sites."""
+    _, Y, Z, _ = levels.table[0]
+    A, B, C, _ = levels.table[1]
+    W, plane = Z + 2, blocks[min(x // 2, A - 1)]
+    for y in range(1, Y + 1):
+        block = plane[(min((y - 1) // 2, B - 1) + 1) * (C + 2) + 1 :]
+        factor, here = levels.s[x, y * W + 1 : (y + 1) * W - 1], t[x, y * W + 1 : (y + 1) * W - 1]
+        for c in range(Z // 2):
+            here[2 * c] += factor[2 * c] * block[c]
+            here[2 * c + 1] += factor[2 * c + 1] * block[c]
+        if Z % 2:
+            here[Z - 1] += factor[Z - 1] * block[C - 1]
+    close(t[x], 1, Y, Y, Z)
+
+
+@inline
+def _leave(levels, row, z, x, out):
+    """Relax a plane of z backwards, and add up rᵀz over it, float64, line by line."""
+    X, Y, Z, _ = levels.table[0]
+    W, total = Z + 2, 0.0
+    before, after = around(x, X)
+    _sweep(levels, row.r, z, x, before, after, True, out)
+    for y in range(1, Y + 1):
+        i, j = y * W + 1, (y + 1) * W - 1
+        here, there, part = row.r[x, i:j], z[x, i:j], 0.0
+        for k in range(Z):
+            part += np.float64(here[k]) * np.float64(there[k])
+        total += part
+    row.sums[x] = total
 
 
 @inline
@@ -82,28 +219,6 @@ def _gather(out, first, last, Z, plane, B, C):
             block[C - 1] += line[Z - 1]
 
 
-@jit
-def restrict(levels, c, t, flat, k, m):
-    """Set what is left of each block's right side, Σ s (c − B t), in parts k … m − 1 of the first coarse level."""
-    X, Y, Z, _ = levels.table[0]
-    A, B, C, _ = levels.table[1]
-    coarse, parts = level_of(flat[1], levels.table, 1), parts_of(X)
-    W = Z + 2
-    height = height_of(Y, Z)
-    out = np.empty(height * W, t.dtype)
-    begin, end = k * A // parts, m * A // parts
-    clear(coarse[begin:end])
-    for x in range(2 * begin, X if end == A else 2 * end):
-        for first in range(1, Y + 1, height):
-            last = min(first + height - 1, Y)
-            neighbours(t, x, X, first, last, W, out)
-            i, j = first * W, (last + 1) * W
-            s, d, r, here = levels.s[x, i:j], levels.d[x, i:j], c[x, i:j], t[x, i:j]
-            for z in range(j - i):
-                out[z] = s[z] * (r[z] + out[z] - d[z] * here[z])
-            _gather(out, first, last, Z, coarse[min(x // 2, A - 1)], B, C)
-
-
 @inline
 def _restrict_blocks(bonds, c, t, X, Y, Z, coarse, A, B, C):
     """Set `coarse` to what is left of each block's right side; nothing of blocks without bonds."""
@@ -120,26 +235,6 @@ def _restrict_blocks(bonds, c, t, X, Y, Z, coarse, A, B, C):
             for z in range(j - i):
                 out[z] = r[z] + out[z] - d[z] * here[z] if d[z] > 0 else 0
             _gather(out, first, last, Z, coarse[min(x // 2, A - 1)], B, C)
-
-
-@jit
-def prolong(levels, t, flat, k, m):
-    """Add s times the values of the blocks to t, in parts k … m − 1."""
-    X, Y, Z, _ = levels.table[0]
-    A, B, C, _ = levels.table[1]
-    s, coarse, parts = levels.s, level_of(flat[0], levels.table, 1), parts_of(X)
-    W = Z + 2
-    for x in range(k * X // parts, m * X // parts):
-        plane = coarse[min(x // 2, A - 1)]
-        for y in range(1, Y + 1):
-            block = plane[(min((y - 1) // 2, B - 1) + 1) * (C + 2) + 1 :]
-            factor, here = s[x, y * W + 1 : (y + 1) * W - 1], t[x, y * W + 1 : (y + 1) * W - 1]
-            for c in range(Z // 2):
-                here[2 * c] += factor[2 * c] * block[c]
-                here[2 * c + 1] += factor[2 * c + 1] * block[c]
-            if Z % 2:
-                here[Z - 1] += factor[Z - 1] * block[C - 1]
-        close(t[x], 1, Y, Y, Z)
 
 
 @inline
