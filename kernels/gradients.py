@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpuion.kernels.levels import around, bounds, inline, jit, neighbours
+from gpuion.kernels.levels import around, bounds, inline, jit, lend, neighbours
 
 
 class State(NamedTuple):
@@ -37,6 +37,7 @@ class State(NamedTuple):
 @jit
 def divide(levels, b, r, k, m):
     """Set r to b / s, in planes, of b [X, Y, Z] in parts k … m − 1."""
+    levels, b, r = lend(levels), lend(b), lend(r)
     X, Y, Z = b.shape
     for x in range(bounds(X, k)[0], bounds(X, m - 1)[1]):
         for y in range(Y):
@@ -49,6 +50,7 @@ def divide(levels, b, r, k, m):
 @jit
 def solution(levels, row, begun, u, k, m):
     """Write u = t / s [X, Y, Z] after so many steps, the last of which t does not know of, in parts k … m − 1."""
+    levels, row, u = lend(levels), lend(row), lend(u)
     X, Y, Z = u.shape
     scale = row.scale[1]
     for x in range(bounds(X, k)[0], bounds(X, m - 1)[1]):
@@ -80,6 +82,7 @@ def _turn(row, x, begun):
 @jit
 def turn(row, begun, k, m):
     """Take the new direction on the first and the last plane of parts k … m − 1, which others look at."""
+    row = lend(row)
     for part in range(k, m):
         first, end = bounds(len(row.sums), part)
         _turn(row, first, begun)
@@ -93,6 +96,7 @@ def apply(levels, row, begun, k, m):
 
     In the first step p is z as it is.
     """
+    levels, row = lend(levels), lend(row)
     X, Y, Z, _ = levels.table[0]
     W = Z + 2
     out = np.empty(W, row.p.dtype)
@@ -106,13 +110,14 @@ def apply(levels, row, begun, k, m):
             for y in range(1, Y + 1):
                 neighbours(row.p, x, before, after, y, y, W, out)
                 i, j = y * W + 1, (y + 1) * W - 1
-                total += _image(levels.d[x, i:j], row.p[x, i:j], out[1:], row.z[x, i:j])
+                total += _image(levels.d[x, i:j], row.p[x, i:j], out, row.z[x, i:j])
             row.sums[x] = total
 
 
 @inline
 def _image(d, p, near, q):
-    """Set a line q to d p − N(p); return pᵀq."""
+    """Set a line q to d p − N(p), of N(p) from one site before it on; return pᵀq."""
+    near = lend(near)[1:]
     total = 0.0
     for z in range(len(q)):
         value = d[z] * p[z] - near[z]
@@ -124,6 +129,7 @@ def _image(d, p, near, q):
 @jit
 def add_up(sums):
     """Return the sum of the planes' sums, in order."""
+    sums = lend(sums)
     total = 0.0
     for x in range(len(sums)):
         total += sums[x]
@@ -131,26 +137,36 @@ def add_up(sums):
 
 
 @inline
-def _ahead(field, x, y, axis, out):
-    """Set `out` to a line's neighbours one site on along an axis."""
-    X, Y, Z = field.shape
-    i, j, shift = (x + 1) % X if axis == 0 else x, (y + 1) % Y if axis == 1 else y, 1 if axis == 2 else 0
-    for z in range(Z - shift):
-        out[z] = field[i, j, z + shift]
-    if shift:
-        out[Z - 1] = field[x, y, 0]
+def _conductance(here, ahead, out):
+    """Set `out` to the conductances s s' from a line to its neighbours ahead; if there is one less, the first is next.
+
+    Slices and plain indices: with an index z + 1 numba would ask of each whether it is negative.
+    """
+    for z in range(len(ahead)):
+        out[z] = here[z] * ahead[z]
+    if len(ahead) < len(out):
+        out[len(ahead)] = here[len(ahead)] * here[0]
 
 
 @inline
-def _drop(u, flow, x, y, axis, along, out):
-    """Set `out` to the drops e·d + δu from a line to its neighbours one site on along an axis."""
-    Z = len(out)
-    _ahead(u, x, y, axis, out)
-    for z in range(Z):
-        out[z] -= u[x, y, z]
-    if axis == along:
-        for z in range(Z):
-            out[z] += flow[x if axis == 0 else y if axis == 1 else z]
+def _drop(here, ahead, out):
+    """Set `out` to the drops u' − u from a line to its neighbours ahead; if there is one less, the first is next."""
+    for z in range(len(ahead)):
+        out[z] = np.float64(ahead[z]) - np.float64(here[z])
+    if len(ahead) < len(out):
+        out[len(ahead)] = np.float64(here[0]) - np.float64(here[len(ahead)])
+
+
+@inline
+def _add_flow(flow, axis, x, y, out):
+    """Add to a line's drops along an axis what they were before u, of the layers along that axis."""
+    if axis == 2:
+        for z in range(len(out)):
+            out[z] += flow[z]
+    else:
+        before = flow[x if axis == 0 else y]
+        for z in range(len(out)):
+            out[z] += before
 
 
 @jit
@@ -160,21 +176,35 @@ def energy(s, u, flow, axes, total, k, m):
     Of site factors float64 [X, Y, Z], solutions u [A, X, Y, Z] for the axes int64 [A], and drops along each before u,
     `flow` float64 [A, longest].
     """
+    s, u, flow, axes, total = lend(s), lend(u), lend(flow), lend(axes), lend(total)
     X, Y, Z = s.shape
-    A = len(axes)
-    g, drop = np.empty(Z), np.empty((A, Z))
-    for line in range(bounds(X, k)[0] * Y, bounds(X, m - 1)[1] * Y):
-        x, y = line // Y, line % Y
-        for axis in range(3):
-            _ahead(s, x, y, axis, g)
-            for z in range(Z):
-                g[z] *= s[x, y, z]
-            for a in range(A):
-                _drop(u[a], flow[a], x, y, axis, axes[a], drop[a])
-            for a in range(A):
-                for b in range(a, A):
-                    left, right = drop[a], drop[b]
-                    part = 0.0
-                    for z in range(Z):
-                        part += g[z] * left[z] * right[z]
-                    total[x, a, b] += part
+    g, drop = np.empty(Z), np.empty((len(axes), Z))
+    for x in range(bounds(X, k)[0], bounds(X, m - 1)[1]):
+        for y in range(Y):
+            for axis in range(3):
+                _line_energy(s, u, flow, axes, x, y, axis, total[x], g, drop)
+
+
+@inline
+def _line_energy(s, u, flow, axes, x, y, axis, total, g, drop):
+    """Add to `total` [A, A] the energy of the bonds from a line of sites ahead along an axis."""
+    X, Y, _ = s.shape
+    g, drop = lend(g), lend(drop)
+    i, j, shift = (x + 1) % X if axis == 0 else x, (y + 1) % Y if axis == 1 else y, axis // 2
+    _conductance(s[x, y], s[i, j, shift:], g)
+    for a in range(len(axes)):
+        _drop(u[a, x, y], u[a, i, j, shift:], drop[a])
+        if axis == axes[a]:
+            _add_flow(flow[a], axis, x, y, drop[a])
+    for a in range(len(axes)):
+        for b in range(a, len(axes)):
+            total[a, b] += _weigh(g, drop[a], drop[b])
+
+
+@inline
+def _weigh(g, a, b):
+    """Return Σ g a b."""
+    total = 0.0
+    for z in range(len(g)):
+        total += g[z] * a[z] * b[z]
+    return total

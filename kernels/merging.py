@@ -5,7 +5,7 @@ Letters, parts and fields in planes: see `gpuion.kernels.levels`.
 
 import numpy as np
 
-from gpuion.kernels.levels import around, bonds_of, bounds, close, inline, jit, neighbours
+from gpuion.kernels.levels import around, bonds_of, bounds, close, inline, jit, lend, neighbours
 
 
 @inline
@@ -23,6 +23,7 @@ def _enter(levels, field, weakest, x):
 @jit
 def enter(levels, field, weakest, k, m):
     """Write the site factors [X, Y, Z] of the first and the last plane of parts k … m − 1, which others look at."""
+    levels, field = lend(levels), lend(field)
     for part in range(k, m):
         first, end = bounds(len(field), part)
         _enter(levels, field, weakest, first)
@@ -36,6 +37,7 @@ def join(levels, field, weakest, k, m):
 
     A site that is open with all its neighbours shut gets s = 0, which is nothing to these.
     """
+    levels, field = lend(levels), lend(field)
     X, Y, Z, _ = levels.table[0]
     W = Z + 2
     out, line = np.empty(W, levels.s.dtype), np.empty(Z, levels.s.dtype)
@@ -49,19 +51,20 @@ def join(levels, field, weakest, k, m):
             for y in range(1, Y + 1):
                 neighbours(levels.s, x, before, after, y, y, W, out)
                 i, j = y * W + 1, (y + 1) * W - 1
-                levels.squares[x] += _invert(out[1:], levels.s[x, i:j], levels.d[x, i:j], levels.inverse[x, i:j])
+                levels.squares[x] += _invert(out, levels.s[x, i:j], levels.d[x, i:j], levels.inverse[x, i:j])
             if len(levels.table) > 1:
                 _merge_sites(levels, x, after, line)
 
 
 @inline
 def _invert(near, s, d, inverse):
-    """Set d and 1/d of a line from N(s), and s to 0 where N(s) is; return Σ s²."""
-    total = 0.0
+    """Set d and 1/d of a line, of N(s) from one site before it on, and s to 0 where N(s) is; return Σ s²."""
+    near = lend(near)[1:]
+    total, zero = 0.0, s.dtype.type(0)  # a plain 0 would turn all into float64
     for z in range(len(s)):
-        here = s[z] if near[z] > 0 else 0
-        d[z] = near[z] / here if here > 0 else 0
-        inverse[z] = here / near[z] if here > 0 else 0
+        here = s[z] if near[z] > 0 else zero
+        d[z] = near[z] / here if here > 0 else zero
+        inverse[z] = here / near[z] if here > 0 else zero
         s[z] = here
         total += np.float64(here) * np.float64(here)
     return total
@@ -108,6 +111,7 @@ def _add_ends(line, to, stiff):
 @inline
 def _pair_up(line, to, stiff):
     """Add the bonds of a line of sites to those of its blocks."""
+    line = lend(line)
     Z, C = len(line), len(to)
     if Z == 1:
         to[0] += stiff * line[0]
@@ -121,6 +125,7 @@ def _pair_up(line, to, stiff):
 @jit
 def add_up(levels, k, m):
     """Add up the bonds of each block in parts k … m − 1 of the first coarse level."""
+    levels = lend(levels)
     X = levels.table[0, 0]
     for part in range(k, m):
         first, end = bounds(X, part)
@@ -150,6 +155,7 @@ def _add_up(levels, level, begin, end):
 @jit
 def coarsen(levels):
     """Fill the levels from the second coarse one on."""
+    levels = lend(levels)
     for level in range(2, len(levels.table)):
         _merge(levels, level - 1)
         _add_up(levels, level, 0, levels.table[level, 0])

@@ -22,6 +22,7 @@ from gpuion.kernels.levels import (
     height_of,
     inline,
     jit,
+    lend,
     level_of,
     neighbours,
 )
@@ -57,6 +58,7 @@ def descend(levels, row, z, begun, heads, k, m):
     Of the first planes of the parts (heads), which wait for `collect` with their share in the blocks, or of all
     others, which depend on no other part's. Σ s r of each plane is left in `sums`.
     """
+    levels, row, z = lend(levels), lend(row), lend(z)
     X, Y, Z, _ = levels.table[0]
     blocks = level_of(row.coarse[1], levels.table, 1)
     out = np.empty(height_of(Y, Z) * (Z + 2), z.dtype)
@@ -102,6 +104,7 @@ def _reduce(r, q, s, scale):
 @jit
 def collect(levels, row, z, k, m):
     """Add to the right side of the blocks what is left of the first planes of parts k … m − 1."""
+    levels, row, z = lend(levels), lend(row), lend(z)
     X, Y, Z, _ = levels.table[0]
     blocks = level_of(row.coarse[1], levels.table, 1)
     out = np.empty(height_of(Y, Z) * (Z + 2), z.dtype)
@@ -130,6 +133,7 @@ def _collect(levels, c, t, x, blocks, out):
 @jit
 def spread(levels, row, z, k, m):
     """Add s times the values of the blocks to z, in the first planes of parts k … m − 1."""
+    levels, row, z = lend(levels), lend(row), lend(z)
     blocks = level_of(row.coarse[0], levels.table, 1)
     for part in range(k, m):
         _spread(levels, z, bounds(levels.table[0, 0], part)[0], blocks)
@@ -141,6 +145,7 @@ def ascend(levels, row, z, heads, k, m):
 
     Of all planes but the first of each part, or of these (heads), which `spread` has been to.
     """
+    levels, row, z = lend(levels), lend(row), lend(z)
     X, Y, Z, _ = levels.table[0]
     blocks = level_of(row.coarse[0], levels.table, 1)
     out = np.empty(height_of(Y, Z) * (Z + 2), z.dtype)
@@ -210,6 +215,7 @@ def _sweep_blocks(bonds, c, t, X, Y, Z, damping, back):
 @inline
 def _gather(out, first, last, Z, plane, B, C):
     """Add lines first … last to a plane of blocks."""
+    out, plane = lend(out), lend(plane)
     for y in range(first, last + 1):
         line = out[(y - first) * (Z + 2) + 1 :]
         block = plane[(min((y - 1) // 2, B - 1) + 1) * (C + 2) + 1 :]
@@ -257,6 +263,7 @@ def _prolong_blocks(t, X, Y, Z, coarse, A, B, C):
 @jit
 def cycle(levels, flat):
     """Solve the first coarse level nearly, by two W cycles; `flat` has its t and right side."""
+    levels, flat = lend(levels), lend(flat)
     table, damping = levels.table, levels.weights[0]
     last = len(table) - 1
     visits = np.zeros(last + 1, np.int64)

@@ -3,7 +3,7 @@
 Letters: X Y Z sites, n layers along the axis. Parts of consecutive planes: see `gpuion.kernels.levels`.
 """
 
-from gpuion.kernels.levels import bounds, inline, jit
+from gpuion.kernels.levels import bounds, inline, jit, lend
 
 
 @inline
@@ -18,6 +18,7 @@ def conductances(s, axis, g, k, m):
 
     Of s float64 [X, Y, Z]; what all planes say of a layer is to be added up.
     """
+    s, g = lend(s), lend(g)
     X, Y, Z = s.shape
     for x in range(bounds(X, k)[0], bounds(X, m - 1)[1]):
         for y in range(Y):
@@ -40,6 +41,7 @@ def residual(s, axis, w, r, k, m):
 
     In parts k … m − 1.
     """
+    s, w, r = lend(s), lend(w), lend(r)
     X, Y, Z = s.shape
     for x in range(bounds(X, k)[0], bounds(X, m - 1)[1]):
         for y in range(Y):

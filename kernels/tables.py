@@ -5,12 +5,13 @@ Letters: B structures, V sites (of a structure, or of one of its X planes), L si
 
 import numpy as np
 
-from gpuion.kernels.levels import bounds, jit
+from gpuion.kernels.levels import bounds, jit, lend
 
 
 @jit
 def count(labels, counts):
     """Add to `counts` int64 [B, L] how many of the sites uint8 [B, V] have each class."""
+    labels, counts = lend(labels), lend(counts)
     some = np.zeros((4, 256), np.int64)  # in turn: a class that follows itself need not wait for its own sum
     for b in range(len(labels)):
         row = labels[b]
@@ -30,6 +31,7 @@ def count(labels, counts):
 @jit
 def look_up(labels, table, field, k, m):
     """Set parts k … m − 1 of `field` [X, V] to the value in `table` [L] of each site's class, uint8 [X, V]."""
+    labels, table, field = lend(labels), lend(table), lend(field)
     X = len(labels)
     for x in range(bounds(X, k)[0], bounds(X, m - 1)[1]):
         row, to = labels[x], field[x]
@@ -40,6 +42,7 @@ def look_up(labels, table, field, k, m):
 @jit
 def weakest(field):
     """Return the least value of each structure [B, V] that is above 0, or 1 if that is less, float64 [B]."""
+    field = lend(field)
     found = np.ones(len(field))
     for b in range(len(field)):
         row, least = field[b], np.float64(1)
