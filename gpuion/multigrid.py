@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gpuion.kernels.gradients import State
     from gpuion.kernels.levels import Hierarchy
 
+_LARGE = 2**16  # blocks of the first coarse level from which on threads share it, too
 _DAMPING = 0.9  # of a sweep
 _STIFF = 0.5  # of a coarse bond
 _WEAKEST = {4: 1e-18, 8: 1e-150}  # by bytes of the precision: site factors whose inverse can still be worked with
@@ -71,8 +72,8 @@ def hierarchy(team: Team, s: np.ndarray, dtype: type | np.dtype | None = None) -
     first = np.cumsum([0, 0] + [(X + 1) * (Y + 2) * (Z + 2) for X, Y, Z in sizes[1:]])
     table = np.array([(*size, at) for size, at in zip(sizes, first, strict=False)], np.int64)
     X, Y, Z = s.shape
-    fields = [np.zeros((X + 1, (Y + 2) * (Z + 2)), dtype) for _ in range(3)]
-    bonds, weights = np.zeros((5, first[-1]), dtype), np.array([_DAMPING, _STIFF], dtype)
+    fields = [np.zeros((X + 1, (Y + 2) * (Z + 2)), dtype) for _ in range(2)]
+    bonds, weights = np.zeros((4, first[-1]), dtype), np.array([_DAMPING, _STIFF], dtype)
     levels = Hierarchy(*fields, table, bonds, weights, np.zeros(X))
     team.each(X, merging.enter, levels, s, _WEAKEST[dtype.itemsize])
     team.each(X, merging.join, levels, s, _WEAKEST[dtype.itemsize])
@@ -122,11 +123,28 @@ def precondition(team: Team, levels: "Hierarchy", row: "State", begun: int) -> f
     weight = gradients.add_up(levels.squares)
     row.scale[2] = gradients.add_up(row.sums) / weight if weight > 0 else 0.0
     team.each(X, kernel.collect, levels, row, z)
-    kernel.cycle(levels, row.coarse)
+    _solve_blocks(team, levels, row.coarse)
     team.each(X, kernel.spread, levels, row, z)
     team.each(X, kernel.ascend, levels, row, z, False)
     team.each(X, kernel.ascend, levels, row, z, True)
     return gradients.add_up(row.sums)
+
+
+def _solve_blocks(team: Team, levels: "Hierarchy", flat: np.ndarray) -> None:
+    """Solve the first coarse level nearly, by two visits; `flat` has its t and right side."""
+    from gpuion.kernels import blocks
+
+    X = int(levels.table[1, 0])
+    if levels.table[1, :3].prod() < _LARGE or len(levels.table) == 2:
+        return blocks.cycle(levels, flat, 1)
+    for again in (False, True):
+        team.each(X, blocks.descend, levels, flat, again, True)
+        team.each(X, blocks.descend, levels, flat, again, False)
+        team.each(X, blocks.collect, levels, flat)
+        blocks.cycle(levels, flat, 2)
+        team.each(X, blocks.spread, levels, flat)
+        team.each(X, blocks.ascend, levels, flat, False)
+        team.each(X, blocks.ascend, levels, flat, True)
 
 
 def _run(team: Team, levels: "Hierarchy", b: Tensor, row: int, stop: Stop) -> tuple[float, float, int]:

@@ -48,17 +48,16 @@ def lend(typing, value):  # noqa: ARG001, numba's signature
 
 
 class Hierarchy(NamedTuple):
-    """What the rows of a structure share: s, d and 1/d of its sites in lines, and the coarser levels.
+    """What the rows of a structure share: s and d of its sites in lines, and the coarser levels.
 
-    `table` int64 [L, 4] has X, Y, Z of each level and its first place in `bonds` [5, …], where the finest is not:
-    strengths along x, y, z from a block to the next, the sum of a block's six, and 1 over it. `weights` [2] are
+    `table` int64 [L, 4] has X, Y, Z of each level and its first place in `bonds` [4, …], where the finest is not:
+    strengths along x, y, z from a block to the next, and the sum of a block's six. `weights` [2] are
     the damping of a sweep and the stiffness of a coarse bond, in the fields' precision. `squares` float64 [X] is Σ s²
     of each plane.
     """
 
     s: np.ndarray
     d: np.ndarray
-    inverse: np.ndarray
     table: np.ndarray
     bonds: np.ndarray
     weights: np.ndarray
@@ -124,6 +123,12 @@ def bounds(X, part):
 
 
 @inline
+def room_of(Z):
+    """Return a length that lines relaxed at once do not exceed, on no coarser level either."""
+    return max(_STRIP, Z + 2)
+
+
+@inline
 def neighbours(t, x, before, after, first, last, W, out):
     """Set `out` to N(t) along lines first … last of plane x between two others; nonsense beside the lines."""
     i, j = first * W, (last + 1) * W
@@ -131,22 +136,6 @@ def neighbours(t, x, before, after, first, last, W, out):
     e, f = t[x, i - 1 : j - 1], t[x, i + 1 : j + 1]
     for z in range(j - i):
         out[z] = ((a[z] + b[z]) + (c[z] + d[z])) + (e[z] + f[z])
-
-
-@inline
-def flow(bonds, t, x, X, first, last, W, out):
-    """Set `out` to what reaches lines first … last of plane x of a coarse level, Σ g t over the neighbours."""
-    before, after = around(x, X)
-    i, j = first * W, (last + 1) * W
-    g, h, a, b = bonds[0][x, i:j], bonds[0][before, i:j], t[after, i:j], t[before, i:j]
-    for z in range(j - i):
-        out[z] = g[z] * a[z] + h[z] * b[z]
-    g, h, a, b = bonds[1][x, i:j], bonds[1][x, i - W : j - W], t[x, i + W : j + W], t[x, i - W : j - W]
-    for z in range(j - i):
-        out[z] += g[z] * a[z] + h[z] * b[z]
-    g, h, a, b = bonds[2][x, i:j], bonds[2][x, i - 1 : j - 1], t[x, i + 1 : j + 1], t[x, i - 1 : j - 1]
-    for z in range(j - i):
-        out[z] += g[z] * a[z] + h[z] * b[z]
 
 
 @inline
@@ -159,12 +148,11 @@ def level_of(flat, table, level):
 
 @inline
 def bonds_of(levels, level):
-    """Return a coarse level's bonds along x, y, z, their sums and one over them, in planes."""
+    """Return a coarse level's bonds along x, y, z and their sums, in planes."""
     bonds, table = levels.bonds, levels.table
     return (
         level_of(bonds[0], table, level),
         level_of(bonds[1], table, level),
         level_of(bonds[2], table, level),
         level_of(bonds[3], table, level),
-        level_of(bonds[4], table, level),
     )

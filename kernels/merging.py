@@ -33,7 +33,7 @@ def enter(levels, field, weakest, k, m):
 
 @jit
 def join(levels, field, weakest, k, m):
-    """Write the factors of the other planes of parts k … m − 1, all sites' d and 1/d, Σ s², and bonds between blocks.
+    """Write the factors of the other planes of parts k … m − 1, all sites' d, Σ s², and bonds between blocks.
 
     A site that is open with all its neighbours shut gets s = 0, which is nothing to these.
     """
@@ -51,20 +51,19 @@ def join(levels, field, weakest, k, m):
             for y in range(1, Y + 1):
                 neighbours(levels.s, x, before, after, y, y, W, out)
                 i, j = y * W + 1, (y + 1) * W - 1
-                levels.squares[x] += _invert(out, levels.s[x, i:j], levels.d[x, i:j], levels.inverse[x, i:j])
+                levels.squares[x] += _divide(out, levels.s[x, i:j], levels.d[x, i:j])
             if len(levels.table) > 1:
                 _merge_sites(levels, x, after, line)
 
 
 @inline
-def _invert(near, s, d, inverse):
-    """Set d and 1/d of a line, of N(s) from one site before it on, and s to 0 where N(s) is; return Σ s²."""
+def _divide(near, s, d):
+    """Set d of a line, of N(s) from one site before it on, and s to 0 where N(s) is; return Σ s²."""
     near = lend(near)[1:]
     total, zero = 0.0, s.dtype.type(0)  # a plain 0 would turn all into float64
     for z in range(len(s)):
         here = s[z] if near[z] > 0 else zero
         d[z] = near[z] / here if here > 0 else zero
-        inverse[z] = here / near[z] if here > 0 else zero
         s[z] = here
         total += np.float64(here) * np.float64(here)
     return total
@@ -143,13 +142,12 @@ def _add_up(levels, level, begin, end):
         before, _ = around(a, A)
         for b in range(1, B + 1):
             i, j = b * W + 1, (b + 1) * W - 1
-            ahead, behind, right, left = bonds[0][a, i:j], bonds[0][before, i:j], bonds[1][a, i:j], bonds[1][a, i - W : j - W]
+            ahead, behind = bonds[0][a, i:j], bonds[0][before, i:j]
+            right, left = bonds[1][a, i:j], bonds[1][a, i - W : j - W]
             above, below = bonds[2][a, i:j], bonds[2][a, i - 1 : j - 1]
-            total, inverse = bonds[3][a, i:j], bonds[4][a, i:j]
+            total = bonds[3][a, i:j]
             for c in range(C):
-                strength = ((ahead[c] + behind[c]) + (right[c] + left[c])) + (above[c] + below[c])
-                total[c] = strength
-                inverse[c] = 1 / strength if strength > 0 else 0
+                total[c] = ((ahead[c] + behind[c]) + (right[c] + left[c])) + (above[c] + below[c])
 
 
 @jit
