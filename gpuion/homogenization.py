@@ -257,7 +257,8 @@ def solve_fields(
     r = empty((C, A, *s.shape[1:]), way.dtype, s.device)
     with _team(s) as team:
         start = {axis: profile(team, s, axis, r[:, a]) for a, axis in enumerate(axes)}
-        before, floor = (torch.stack(x, 1) for x in zip(*((p.energy, _FLOOR * p.voigt) for p in start.values())))
+        before = torch.stack([p.energy for p in start.values()], 1)  # [C, A]
+        floor = _FLOOR * torch.stack([p.voigt for p in start.values()], 1)
         stop = _stop(way, limits, before, floor, (contrast(s) if decades is None else decades).repeat(A))
         flow = {axis: p.flow for axis, p in start.items()}
         if way.spectral:

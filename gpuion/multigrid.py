@@ -1,7 +1,7 @@
 """The CPU's way to solve A u = b: conjugate gradients with multigrid, a row at a time, in `gpuion.kernels`.
 
-Letters: C structures, A axes solved, R = A C rows (structure, axis); X Y Z sites. A row takes 4.5 fields of the working
-precision beside its right side and solution, and 3.9 more that the rows of a structure share.
+Letters: C structures, A axes solved, R = A C rows (structure, axis); X Y Z sites. A row takes 4.3 fields of the working
+precision beside its right side, which becomes its solution, and 2.6 more that the rows of a structure share.
 """
 
 from collections.abc import Callable, Iterable
@@ -136,7 +136,8 @@ def _solve_blocks(team: Team, levels: "Hierarchy", flat: np.ndarray) -> None:
 
     X = int(levels.table[1, 0])
     if levels.table[1, :3].prod() < _LARGE or len(levels.table) == 2:
-        return blocks.cycle(levels, flat, 1)
+        blocks.cycle(levels, flat, 1)
+        return
     for again in (False, True):
         team.each(X, blocks.descend, levels, flat, again, True)
         team.each(X, blocks.descend, levels, flat, again, False)

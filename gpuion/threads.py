@@ -5,6 +5,7 @@ Letters: X planes of a lattice.
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -59,4 +60,4 @@ def _shares(X: int, threads: int) -> list[tuple[int, int]]:
     parts = parts_of(X)
     threads = min(threads, parts)
     cuts = [n * parts // threads for n in range(threads + 1)]
-    return list(zip(cuts[:-1], cuts[1:], strict=True))
+    return list(itertools.pairwise(cuts))

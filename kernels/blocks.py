@@ -8,7 +8,19 @@ Letters and fields in planes: see `gpuion.kernels.levels`. `flat` has t and righ
 
 import numpy as np
 
-from gpuion.kernels.levels import around, bonds_of, bounds, clear, close, height_of, inline, jit, lend, level_of, room_of
+from gpuion.kernels.levels import (
+    around,
+    bonds_of,
+    bounds,
+    clear,
+    close,
+    height_of,
+    inline,
+    jit,
+    lend,
+    level_of,
+    room_of,
+)
 
 
 @inline
@@ -56,7 +68,10 @@ def _flow(bonds, t, x, before, after, behind, first, last, W, out):
 
 @inline
 def _look_at(levels, flat, level):
-    """Return a level's edges, the next one's, its bonds, t and right side, the next one's, the damping, strips and lines a strip."""
+    """Return a level's edges and the next one's, its bonds, t and right side, the next one's, the damping, its strips.
+
+    Of these how many a plane has, and their lines.
+    """
     table = levels.table
     t, c = level_of(flat[0], table, level), level_of(flat[1], table, level)
     to, of = level_of(flat[0], table, level + 1), level_of(flat[1], table, level + 1)
@@ -100,7 +115,7 @@ def _collect(view, x, out):
 @inline
 def _spread(view, x):
     """Add the values of the next level's blocks to a plane."""
-    (X, Y, Z), (A, B, C), _, t, _, blocks, _, _, _ = view
+    (_, Y, Z), (A, B, C), _, t, _, blocks, _, _, _ = view
     W, plane = Z + 2, blocks[min(x // 2, A - 1)]
     for y in range(1, Y + 1):
         block = plane[(min((y - 1) // 2, B - 1) + 1) * (C + 2) + 1 :]

@@ -42,9 +42,12 @@ def lend(typing, value):  # noqa: ARG001, numba's signature
             return given
         array = context.make_array(kind)(context, builder, value=given)
         array.meminfo = cgutils.get_null_value(array.meminfo.type)
-        return array._getvalue()
+        return array._getvalue()  # noqa: SLF001, numba's own way
 
-    return value(value), lambda context, builder, signature, given: strip(context, builder, value, given[0])
+    def generate(context, builder, signature, given):  # noqa: ARG001, numba's signature
+        return strip(context, builder, value, given[0])
+
+    return value(value), generate
 
 
 class Hierarchy(NamedTuple):

@@ -16,7 +16,19 @@ Letters and fields in planes: see `gpuion.kernels.levels`.
 import numpy as np
 
 from gpuion.kernels.blocks import gather, relax
-from gpuion.kernels.levels import around, bounds, clear, close, height_of, inline, jit, lend, level_of, neighbours, room_of
+from gpuion.kernels.levels import (
+    around,
+    bounds,
+    clear,
+    close,
+    height_of,
+    inline,
+    jit,
+    lend,
+    level_of,
+    neighbours,
+    room_of,
+)
 
 
 @inline
@@ -43,7 +55,7 @@ def descend(levels, row, z, begun, heads, k, m):
     others, which depend on no other part's. Σ s r of each plane is left in `sums`.
     """
     levels, row, z = lend(levels), lend(row), lend(z)
-    X, Y, Z, _ = levels.table[0]
+    X, _, Z, _ = levels.table[0]
     blocks = level_of(row.coarse[1], levels.table, 1)
     out = np.empty(room_of(Z), z.dtype)
     for part in range(k, m):
@@ -89,7 +101,7 @@ def _reduce(r, q, s, scale):
 def collect(levels, row, z, k, m):
     """Add to the right side of the blocks what is left of the first planes of parts k … m − 1."""
     levels, row, z = lend(levels), lend(row), lend(z)
-    X, Y, Z, _ = levels.table[0]
+    X, _, Z, _ = levels.table[0]
     blocks = level_of(row.coarse[1], levels.table, 1)
     out = np.empty(room_of(Z), z.dtype)
     for part in range(k, m):
@@ -130,7 +142,7 @@ def ascend(levels, row, z, heads, k, m):
     Of all planes but the first of each part, or of these (heads), which `spread` has been to.
     """
     levels, row, z = lend(levels), lend(row), lend(z)
-    X, Y, Z, _ = levels.table[0]
+    X, _, Z, _ = levels.table[0]
     blocks = level_of(row.coarse[0], levels.table, 1)
     out = np.empty(room_of(Z), z.dtype)
     for part in range(k, m):

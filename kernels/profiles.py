@@ -14,7 +14,7 @@ def _beside(x, y, axis, shift, X, Y):
 
 @jit
 def conductances(s, axis, g, k, m):
-    """Add to `g` float64 [X, n] the sum of s s' over each plane's bonds from each layer to the next, in parts k … m − 1.
+    """Add to `g` float64 [X, n] the sum of s s' over a plane's bonds from each layer to the next, in parts k … m − 1.
 
     Of s float64 [X, Y, Z]; what all planes say of a layer is to be added up.
     """

@@ -1,5 +1,7 @@
 """The CPU's multigrid solver against dense matrices, the spectral solver, and itself in other company."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -249,7 +251,7 @@ def test_parts_are_whole_pairs_of_planes(X):
     ends = [bounds(X, part) for part in range(parts_of(X))]
     assert ends[0][0] == 0
     assert ends[-1][1] == X
-    assert all(end == first for (_, end), (first, _) in zip(ends[:-1], ends[1:], strict=True))
+    assert all(end == first for (_, end), (first, _) in itertools.pairwise(ends))
     assert all(first % 2 == 0 and end > first for first, end in ends)
 
 

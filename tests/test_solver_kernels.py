@@ -18,7 +18,7 @@ from gpuion.kernels.levels import parts_of
 from gpuion.stopping import Stop, contrast, judge
 
 INF = math.inf
-FAST = ("levels", "merging", "blocks", "multigrid", "gradients", "profiles", "tables")  # with sums that LLVM may reorder
+FAST = ("levels", "merging", "blocks", "multigrid", "gradients", "profiles", "tables")  # sums that LLVM may reorder
 SHAPES = [(5, 6, 7), (1, 4, 3), (4, 1, 6), (3, 2, 1), (1, 1, 1), (2, 9, 2)]
 
 
