@@ -17,7 +17,7 @@ X Y Z sites; L site classes. On a GPU at most 14 fields a row are in flight: s, 
 r, p, work space, the inverse diagonal and the finished u make 8, s in float64 and the Green function of all rows 1,
 and 4 come while the FFT runs (transform, its copy and its work space, each of one field and a bit, and the result), or
 fewer for a sum in float64. So one structure of 375³ sites takes 9 GB at most with its three axes at once, in double
-precision 18 GB. With multigrid on a CPU it is 6 fields a row.
+precision 18 GB. With multigrid on a CPU it is 5 fields a row.
 """
 
 import dataclasses
@@ -63,7 +63,7 @@ class HomogenizationResult:
         of 1944 values of random media (8³ to 11³ sites, contrasts of 10 to 10⁶, solved to 1e-2, 1e-3 and 1e-4) was
         further from the exact one than 0.24 of it, and none of 2448 of electrolytes (16³ to 75³ sites, 1e-1 to 1e-4)
         than 0.1. Hardest are mazes, corridors one site wide: at 12³ sites 62 of 864 values were further off than
-        estimated (1e-1 to 1e-3), by up to 4.9 times, at 16³ sites 31 of 72 at 1e-1, by up to 6, and 7 of 216 below,
+        estimated (1e-1 to 1e-3), by up to 4.9 times, at 16³ sites 30 of 72 at 1e-1, by up to 6, and 6 of 144 below,
         by up to 2.2. With the FFT, as on a GPU, it was 0.95 of the estimate at most on 864 values of random media, 0.94
         on 180 of electrolytes, and in mazes of 12³ sites 72 of 216 were further off, by up to 5 times. It is 0 along
         an axis that no cluster of sites leads through, where D is.
