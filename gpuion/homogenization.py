@@ -36,7 +36,7 @@ from gpuion.fields import empty
 from gpuion.hops import count, trapped
 from gpuion.medium import Medium
 from gpuion.profiles import profile
-from gpuion.stopping import MILD, Stop, contrast, patience
+from gpuion.stopping import MILD, SHARE, Stop, contrast, patience
 from gpuion.threads import Team
 
 _FLOOR = 1e-6  # errors of D are relative to D, but at least to this fraction of the Voigt bound
@@ -283,6 +283,7 @@ def _stop(way: Way, limits: tuple[float, int], before: Tensor, floor: Tensor, de
         patience=patience(decades, 1 / 3) if way.spectral else patience(decades, 1),
         mild=(decades <= MILD) & (not way.spectral),
         least=4 if way.spectral else 3,
+        share=0.0 if way.spectral else SHARE,
         tolerance=limits[0],
         max_iterations=limits[1],
     )

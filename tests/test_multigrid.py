@@ -117,7 +117,7 @@ def test_solution_is_that_of_the_dense_matrix(shape):
         A = operator(s)
         b = A @ np.random.default_rng(seed).normal(size=(s.size, 3))  # consistent in each closed pocket
         stop = Stop(energy=np.full(3, 1e3), floor=np.full(3, 1e-30), patience=np.full(3, 1.5), mild=np.zeros(3, bool),
-                    least=4, tolerance=1e-12, max_iterations=200)  # fmt: skip
+                    least=4, share=0.4, tolerance=1e-12, max_iterations=200)  # fmt: skip
         r = torch.from_numpy(b.T.reshape(3, *shape).copy())
         u, fall, tail, iterations = multigrid.solve(Team(1), torch.from_numpy(s)[None], r, stop)
         u = u.reshape(3, -1).numpy()

@@ -1,5 +1,6 @@
 """The scalar loops around the exact solver on a CPU against torch, and when a solve may stop early."""
 
+import dataclasses
 import importlib
 import math
 import os
@@ -61,7 +62,7 @@ def test_profiles_are_those_of_whole_tensors(shape, axis):
 
 def stop(mild):
     return Stop(energy=np.ones(1), floor=np.full(1, 1e-6), patience=np.ones(1), mild=np.array([mild]), least=3,
-                tolerance=1e-2, max_iterations=100)  # fmt: skip
+                share=0.4, tolerance=1e-2, max_iterations=100)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -81,6 +82,14 @@ def test_a_steep_fall_ends_a_mild_row(falls, mild, tail):
     found, done = judge(np.array(falls)[:, None], np.zeros(1, int), stop(mild))
     assert found[0] == pytest.approx(tail)
     assert done[0] == (tail <= 1e-2 * 0.8)
+
+
+def test_a_slow_row_waits_for_longer_plateaus():
+    falls = np.concatenate([np.full(30, 1e-3), np.full(15, 1e-9)])[:, None]
+    # 0.4 of 45 iterations are 18, of which 3 fell; √45 would be 7, of which none did.
+    assert judge(falls, np.zeros(1, int), stop(False))[0][0] >= 3e-3
+    windows = judge(falls, np.zeros(1, int), dataclasses.replace(stop(False), share=0.0))[0][0]
+    assert windows < 3e-3
 
 
 def spheres(n):
