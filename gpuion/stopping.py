@@ -98,7 +98,7 @@ def _steep(falls: np.ndarray) -> np.ndarray:
 def _tail(falls: np.ndarray, patience: np.ndarray, share: float, least: int) -> np.ndarray:
     """Return an estimate of all falls of the energy still to come, [K], from those so far, [T, K].
 
-    The largest of: the fall over the last patience · √T or share · T iterations, if that is more (a plateau shorter than
+    The largest of: the fall over the last patience · √T or share · T iterations, what is more (a plateau shorter than
     that is not taken for the end), and the geometric series that continues any two neighbouring windows of 2 … T/2.
     """
     T, K = falls.shape

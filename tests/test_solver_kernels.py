@@ -85,11 +85,11 @@ def test_a_steep_fall_ends_a_mild_row(falls, mild, tail):
 
 
 def test_a_slow_row_waits_for_longer_plateaus():
-    falls = np.concatenate([np.full(30, 1e-3), np.full(15, 1e-9)])[:, None]
-    # 0.4 of 45 iterations are 18, of which 3 fell; √45 would be 7, of which none did.
-    assert judge(falls, np.zeros(1, int), stop(False))[0][0] >= 3e-3
-    windows = judge(falls, np.zeros(1, int), dataclasses.replace(stop(False), share=0.0))[0][0]
-    assert windows < 3e-3
+    falls = np.zeros((45, 1))
+    falls[:23], falls[-18] = 1.0, 1e-3
+    # 0.4 of 45 iterations are 18, the first of which fell; √45 would be 7. No two windows of equal width tell it.
+    assert judge(falls, np.zeros(1, int), stop(False))[0][0] == pytest.approx(1e-3)
+    assert judge(falls, np.zeros(1, int), dataclasses.replace(stop(False), share=0.0))[0][0] < 1e-6
 
 
 def spheres(n):
