@@ -65,7 +65,7 @@ class HomogenizationResult:
         than 0.1. Hardest are mazes, corridors one site wide: at 12³ sites 26 of 288 values were further off than
         estimated at 1e-1, by up to 2.1 times, and 4 at 1e-2, by up to 2.5. With the FFT, as on a GPU, it was 0.95 of
         the estimate at most on 864 values of random media, 0.94 on 180 of electrolytes, and in mazes of 12³ sites 72 of
-        216 were further off, by up to 5 times. It is 0 along an axis that no cluster of sites leads through, where D is.
+        216 were further off, by up to 5 times. It is 0 along an axis that no cluster of sites leads through, as D is.
     scale : float64 [B, 3]
         max(D_aa, 1e-6 of the Voigt bound Σ_bonds g h² / Π), in the unit of the medium's table.
     converged : bool [B]
