@@ -17,7 +17,7 @@ X Y Z sites; L site classes. On a GPU at most 14 fields a row are in flight: s, 
 r, p, work space, the inverse diagonal and the finished u make 8, s in float64 and the Green function of all rows 1,
 and 4 come while the FFT runs (transform, its copy and its work space, each of one field and a bit, and the result), or
 fewer for a sum in float64. So one structure of 375³ sites takes 9 GB at most with its three axes at once, in double
-precision 18 GB. With multigrid on a CPU it is 6 fields a row.
+precision 18 GB. With multigrid on a CPU it is 5 fields a row.
 """
 
 import dataclasses
@@ -32,10 +32,12 @@ from torch import Tensor
 from gpuion import multigrid, spectral
 from gpuion.axes import ALL_AXES, check_axes, widen
 from gpuion.checks import check_limits
+from gpuion.fields import empty
 from gpuion.hops import count, trapped
 from gpuion.medium import Medium
 from gpuion.profiles import profile
-from gpuion.stopping import MILD, Stop, contrast, patience
+from gpuion.stopping import MILD, SHARE, Stop, contrast, patience
+from gpuion.threads import Team
 
 _FLOOR = 1e-6  # errors of D are relative to D, but at least to this fraction of the Voigt bound
 _SPECTRAL = False  # the FFT as preconditioner on a CPU too, where it is slower: the oracle of tests
@@ -43,6 +45,7 @@ _SINGLE = 1e-6  # tolerances below this go to float64 at once
 _DECADES = 6.0  # so do structures of more contrast: float32 may not see a weak link between two clusters
 _ON_GPU = 2**27  # sites × axes in flight, half of it in double precision: 7.5 GB, or one structure if that is more
 _ON_CPU = 2**18  # likewise: 15 MB, to stay in the cache
+_SHARED = 2**19  # sites from which on threads share a structure: below, waiting for each other costs what sharing gains
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,11 +62,10 @@ class HomogenizationResult:
         Estimated error of each D_aa, relative to `scale`. An estimate, not a bound. With multigrid, as on a CPU, none
         of 1944 values of random media (8³ to 11³ sites, contrasts of 10 to 10⁶, solved to 1e-2, 1e-3 and 1e-4) was
         further from the exact one than 0.24 of it, and none of 2448 of electrolytes (16³ to 75³ sites, 1e-1 to 1e-4)
-        than 0.1. Hardest are mazes, corridors one site wide: at 12³ sites 62 of 864 values were further off than
-        estimated (1e-1 to 1e-3), by up to 4.9 times, at 16³ sites 31 of 72 at 1e-1, by up to 6, and 7 of 216 below,
-        by up to 2.2. With the FFT, as on a GPU, it was 0.95 of the estimate at most on 864 values of random media, 0.94
-        on 180 of electrolytes, and in mazes of 12³ sites 72 of 216 were further off, by up to 5 times. It is 0 along
-        an axis that no cluster of sites leads through, where D is.
+        than 0.1. Hardest are mazes, corridors one site wide: at 12³ sites 26 of 288 values were further off than
+        estimated at 1e-1, by up to 2.1 times, and 4 at 1e-2, by up to 2.5. With the FFT, as on a GPU, it was 0.95 of
+        the estimate at most on 864 values of random media, 0.94 on 180 of electrolytes, and in mazes of 12³ sites 72 of
+        216 were further off, by up to 5 times. It is 0 along an axis that no cluster of sites leads through, as D is.
     scale : float64 [B, 3]
         max(D_aa, 1e-6 of the Voigt bound Σ_bonds g h² / Π), in the unit of the medium's table.
     converged : bool [B]
@@ -203,9 +205,17 @@ def _look_up(labels: Tensor, factor: Tensor) -> Tensor:
         return factor.gather(1, labels.flatten(1).long()).view(labels.shape)
     from gpuion.kernels import tables
 
-    s = torch.empty(labels.shape, dtype=torch.float64)
-    tables.look_up(labels.flatten(1).numpy(), factor.numpy(), s.flatten(1).numpy())
+    s = empty(labels.shape, torch.float64, labels.device)
+    with _team(s) as team:
+        for c in range(len(s)):
+            planes = labels[c].flatten(1).numpy(), factor[c].numpy(), s[c].flatten(1).numpy()
+            team.each(s.shape[1], tables.look_up, *planes)
     return s
+
+
+def _team(s: Tensor) -> Team:
+    """Return the threads that share the work on structures [C, X, Y, Z]: one if they are small, or on a GPU."""
+    return Team(1 if s.is_cuda or s[0].numel() < _SHARED else torch.get_num_threads())
 
 
 def _solve_all(
@@ -243,26 +253,36 @@ def solve_fields(
     `decades` what `contrast(s)` says, if that is at hand.
     """
     C, A = len(s), len(axes)
-    r = s.new_empty((C, A, *s.shape[1:]), dtype=way.dtype)
-    start = [profile(s, axis, r[:, a]) for a, axis in enumerate(axes)]
-    before = torch.stack([p.energy for p in start], 1)  # [C, A]
-    floor = _FLOOR * torch.stack([p.voigt for p in start], 1)
-    decades = (contrast(s) if decades is None else decades).repeat(A)
-    stop = Stop(
+    r = empty((C, A, *s.shape[1:]), way.dtype, s.device)
+    with _team(s) as team:
+        start = {axis: profile(team, s, axis, r[:, a]) for a, axis in enumerate(axes)}
+        before = torch.stack([p.energy for p in start.values()], 1)  # [C, A]
+        floor = _FLOOR * torch.stack([p.voigt for p in start.values()], 1)
+        stop = _stop(way, limits, before, floor, (contrast(s) if decades is None else decades).repeat(A))
+        flow = {axis: p.flow for axis, p in start.items()}
+        if way.spectral:
+            u, fall, tail, iterations = spectral.solve(s, r.flatten(0, 1), stop)
+            energy = spectral.energy(s, u.unflatten(0, (C, A)), flow)
+        else:
+            u, fall, tail, iterations = multigrid.solve(team, s, r.flatten(0, 1), stop)
+            energy = multigrid.energy(team, s, u.unflatten(0, (C, A)), flow)
+    reached = energy.diagonal(dim1=1, dim2=2)
+    # What the sum over bonds has above the tracked energy is what rounding cost.
+    lost = (reached - (before - fall.view(C, A))).clamp_min(0)
+    scale = torch.maximum(reached, floor).clamp_min(torch.finfo(torch.float64).tiny)
+    error = (tail.view(C, A) + lost) / scale
+    return energy, error, scale, iterations.view(C, A).amax(1), u.unflatten(0, (C, A)), flow
+
+
+def _stop(way: Way, limits: tuple[float, int], before: Tensor, floor: Tensor, decades: np.ndarray) -> Stop:
+    """Return when rows are done that start from some energies [C, A]; `decades` of contrast [C A]."""
+    return Stop(
         energy=before.flatten().cpu().numpy(),
         floor=floor.flatten().cpu().numpy(),
         patience=patience(decades, 1 / 3) if way.spectral else patience(decades, 1),
         mild=(decades <= MILD) & (not way.spectral),
         least=4 if way.spectral else 3,
+        share=0.0 if way.spectral else SHARE,
         tolerance=limits[0],
         max_iterations=limits[1],
     )
-    method = spectral if way.spectral else multigrid
-    u, fall, tail, iterations = method.solve(s, r.flatten(0, 1), stop)
-    u, flow = u.unflatten(0, (C, A)), {axis: p.flow for axis, p in zip(axes, start, strict=True)}
-    energy = method.energy(s, u, flow)
-    reached = energy.diagonal(dim1=1, dim2=2)
-    # What the sum over bonds has above the tracked energy is what rounding cost.
-    lost = (reached - (before - fall.view(C, A))).clamp_min(0)
-    scale = torch.maximum(reached, floor).clamp_min(torch.finfo(torch.float64).tiny)
-    return energy, (tail.view(C, A) + lost) / scale, scale, iterations.view(C, A).amax(1), u, flow

@@ -5,8 +5,11 @@ Letters: C structures, X Y Z sites, n layers along an axis.
 
 import dataclasses
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from gpuion.threads import Team
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,7 +21,7 @@ class Profile:
     voigt: Tensor
 
 
-def profile(s: Tensor, axis: int, residual: Tensor) -> Profile:
+def profile(team: Team, s: Tensor, axis: int, residual: Tensor) -> Profile:
     """Return the start along an axis: layers in series; exact for laminates and shut slabs. Set what is left of b."""
     if s.is_cuda:
         layers = s.movedim(axis + 1, 1)  # [C, n, …]
@@ -30,12 +33,14 @@ def profile(s: Tensor, axis: int, residual: Tensor) -> Profile:
     else:
         from gpuion.kernels import profiles
 
-        g = s.new_zeros(len(s), s.shape[axis + 1])
+        X = s.shape[1]
+        sums = s.new_zeros(len(s), X, s.shape[axis + 1])  # plane by plane, whose sums are added in order
         for c in range(len(s)):
-            profiles.conductances(s[c].numpy(), axis, g[c].numpy())
+            team.each(X, profiles.conductances, s[c].numpy(), axis, sums[c].numpy())
+        g = torch.from_numpy(np.add.accumulate(sums.numpy(), axis=1)[:, -1])
         flow = _in_series(g)
         for c in range(len(s)):
-            profiles.residual(s[c].numpy(), axis, flow[c].numpy(), residual[c].numpy())
+            team.each(X, profiles.residual, s[c].numpy(), axis, flow[c].numpy(), residual[c].numpy())
     return Profile(flow=flow, energy=(g * flow.square()).sum(1), voigt=g.sum(1))
 
 

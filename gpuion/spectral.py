@@ -32,16 +32,8 @@ def solve(s: Tensor, r: Tensor, stop: Stop) -> tuple[Tensor, Tensor, Tensor, Ten
     rz = torch.zeros(R, dtype=torch.float64, device=s.device)
     recent = []
     for i in range(1, last + 1):
-        z = precondition(r, green).addcmul_(r, diagonal)
-        rz, old = dot(r, z, work), rz
-        torch.addcmul(z, p, column(torch.where(old > 0, rz / old, 0.0), p), out=p)
-        image = minus_operator(s, S, p, work, out=z)
-        curvature = -dot(p, image, work)
-        alpha = torch.where(curvature > 0, rz / curvature, 0.0)
-        u.addcmul_(p, column(alpha, p))
-        r.addcmul_(image, column(alpha, r))
-        del z, image  # one and the same field, whose place the next transform takes
-        recent.append(alpha * rz)
+        fall, rz = _step(s, S, green, diagonal, u, r, p, work, rz)
+        recent.append(fall)
         if i % _CHECK and i < last:
             continue
         falls[i - len(recent) : i, active] = torch.stack(recent).cpu().numpy()
@@ -60,6 +52,21 @@ def solve(s: Tensor, r: Tensor, stop: Stop) -> tuple[Tensor, Tensor, Tensor, Ten
             work = work[: len(active)]
     fall, left, count = (torch.from_numpy(x).to(s.device) for x in (falls.sum(0), tail, iterations))
     return solved, fall, left, count
+
+
+def _step(
+    s: Tensor, S: Tensor, green: Tensor, diagonal: Tensor, u: Tensor, r: Tensor, p: Tensor, work: Tensor, before: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Do one iteration on u, r and p; return the falls of the energies and rᵀz, `before` that of the last one, [K]."""
+    z = precondition(r, green).addcmul_(r, diagonal)
+    rz = dot(r, z, work)
+    torch.addcmul(z, p, column(torch.where(before > 0, rz / before, 0.0), p), out=p)
+    image = minus_operator(s, S, p, work, out=z)  # in z's place, which the next transform takes
+    curvature = -dot(p, image, work)
+    alpha = torch.where(curvature > 0, rz / curvature, 0.0)
+    u.addcmul_(p, column(alpha, p))
+    r.addcmul_(image, column(alpha, r))
+    return alpha * rz, rz
 
 
 def _inverse_diagonal(s: Tensor, S: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """The start of homogenisation on the CPU, layers in series along one axis: scalar loops under numba.
 
-Letters: X Y Z sites, n layers along the axis.
+Letters: X Y Z sites, n layers along the axis. Parts of consecutive planes: see `gpuion.kernels.levels`.
 """
 
-from gpuion.kernels.levels import inline, jit
+from gpuion.kernels.levels import bounds, inline, jit, lend
 
 
 @inline
@@ -13,29 +13,37 @@ def _beside(x, y, axis, shift, X, Y):
 
 
 @jit
-def conductances(s, axis, g):
-    """Add to `g` float64 [n] the sum of s s' over the bonds from each layer to the next, of s float64 [X, Y, Z]."""
+def conductances(s, axis, g, k, m):
+    """Add to `g` float64 [X, n] the sum of s s' over a plane's bonds from each layer to the next, in parts k … m − 1.
+
+    Of s float64 [X, Y, Z]; what all planes say of a layer is to be added up.
+    """
+    s, g = lend(s), lend(g)
     X, Y, Z = s.shape
-    for x in range(X):
+    for x in range(bounds(X, k)[0], bounds(X, m - 1)[1]):
         for y in range(Y):
             i, j = _beside(x, y, axis, 1, X, Y)
             here, there = s[x, y], s[i, j]
             if axis == 2:
                 for z in range(Z - 1):
-                    g[z] += here[z] * here[z + 1]
-                g[Z - 1] += here[Z - 1] * here[0]
+                    g[x, z] += here[z] * here[z + 1]
+                g[x, Z - 1] += here[Z - 1] * here[0]
             else:
                 part = 0.0
                 for z in range(Z):
                     part += here[z] * there[z]
-                g[x if axis == 0 else y] += part
+                g[x, x if axis == 0 else y] += part
 
 
 @jit
-def residual(s, axis, w, r):
-    """Set r [X, Y, Z] to s (s' w' − s'' w''), with s' and s'' the sites before and behind, w float64 [n] the drops."""
+def residual(s, axis, w, r, k, m):
+    """Set r [X, Y, Z] to s (s' w' − s'' w''), with s' and s'' the sites before and behind, w float64 [n] the drops.
+
+    In parts k … m − 1.
+    """
+    s, w, r = lend(s), lend(w), lend(r)
     X, Y, Z = s.shape
-    for x in range(X):
+    for x in range(bounds(X, k)[0], bounds(X, m - 1)[1]):
         for y in range(Y):
             here, to = s[x, y], r[x, y]
             if axis == 2:

@@ -1,16 +1,17 @@
 """Site classes to fields and back to counts on the CPU: scalar loops under numba, some five times as fast as torch's.
 
-Letters: B structures, V sites, L site classes.
+Letters: B structures, V sites (of a structure, or of one of its X planes), L site classes.
 """
 
 import numpy as np
 
-from gpuion.kernels.levels import jit
+from gpuion.kernels.levels import bounds, jit, lend
 
 
 @jit
 def count(labels, counts):
     """Add to `counts` int64 [B, L] how many of the sites uint8 [B, V] have each class."""
+    labels, counts = lend(labels), lend(counts)
     some = np.zeros((4, 256), np.int64)  # in turn: a class that follows itself need not wait for its own sum
     for b in range(len(labels)):
         row = labels[b]
@@ -28,17 +29,20 @@ def count(labels, counts):
 
 
 @jit
-def look_up(labels, table, field):
-    """Set `field` [B, V] to the value in `table` [B, L] of each site's class, uint8 [B, V]."""
-    for b in range(len(labels)):
-        row, values, to = labels[b], table[b], field[b]
+def look_up(labels, table, field, k, m):
+    """Set parts k … m − 1 of `field` [X, V] to the value in `table` [L] of each site's class, uint8 [X, V]."""
+    labels, table, field = lend(labels), lend(table), lend(field)
+    X = len(labels)
+    for x in range(bounds(X, k)[0], bounds(X, m - 1)[1]):
+        row, to = labels[x], field[x]
         for v in range(len(row)):
-            to[v] = values[row[v]]
+            to[v] = table[row[v]]
 
 
 @jit
 def weakest(field):
     """Return the least value of each structure [B, V] that is above 0, or 1 if that is less, float64 [B]."""
+    field = lend(field)
     found = np.ones(len(field))
     for b in range(len(field)):
         row, least = field[b], np.float64(1)

@@ -1,5 +1,6 @@
 """The scalar loops around the exact solver on a CPU against torch, and when a solve may stop early."""
 
+import dataclasses
 import importlib
 import math
 import os
@@ -14,10 +15,11 @@ from numba.core.dispatcher import Dispatcher
 import gpuion
 from gpuion import Medium, homogenize
 from gpuion.kernels import profiles, tables
+from gpuion.kernels.levels import parts_of
 from gpuion.stopping import Stop, contrast, judge
 
 INF = math.inf
-FAST = ("levels", "multigrid", "gradients", "profiles", "tables")  # with sums that LLVM may reorder
+FAST = ("levels", "merging", "blocks", "multigrid", "gradients", "profiles", "tables")  # sums that LLVM may reorder
 SHAPES = [(5, 6, 7), (1, 4, 3), (4, 1, 6), (3, 2, 1), (1, 1, 1), (2, 9, 2)]
 
 
@@ -31,7 +33,8 @@ def test_classes_are_counted_and_looked_up(sites):
     assert torch.equal(counts, torch.stack([torch.bincount(row, minlength=256) for row in labels]))
     table = torch.rand(3, 256, generator=generator, dtype=torch.float64)
     field = torch.empty(3, sites, dtype=torch.float64)
-    tables.look_up(labels.numpy(), table.numpy(), field.numpy())
+    for b in range(3):
+        tables.look_up(labels[b].view(1, sites).numpy(), table[b].numpy(), field[b].view(1, sites).numpy(), 0, 1)
     assert torch.equal(field, table.gather(1, labels.long()))
 
 
@@ -46,20 +49,20 @@ def test_contrast_is_that_of_the_weakest_conductance():
 def test_profiles_are_those_of_whole_tensors(shape, axis):
     s = torch.rand(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     layers = s.movedim(axis, 0)
-    g = torch.zeros(shape[axis], dtype=torch.float64)
-    profiles.conductances(s.numpy(), axis, g.numpy())
+    g, parts = torch.zeros(shape[0], shape[axis], dtype=torch.float64), parts_of(shape[0])
+    profiles.conductances(s.numpy(), axis, g.numpy(), 0, parts)
     # Sums of at most 49 terms below 1.
-    torch.testing.assert_close(g, (layers * layers.roll(-1, 0)).sum((1, 2)), rtol=1e-14, atol=0)
+    torch.testing.assert_close(g.sum(0), (layers * layers.roll(-1, 0)).sum((1, 2)), rtol=1e-14, atol=0)
     w = torch.rand(shape[axis], 1, 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     expected = layers * (layers.roll(-1, 0) * w - layers.roll(1, 0) * w.roll(1, 0))
     r = torch.full_like(s, math.nan)
-    profiles.residual(s.numpy(), axis, w.flatten().numpy(), r.numpy())
+    profiles.residual(s.numpy(), axis, w.flatten().numpy(), r.numpy(), 0, parts)
     torch.testing.assert_close(r, expected.movedim(0, axis), rtol=0, atol=1e-15)
 
 
 def stop(mild):
     return Stop(energy=np.ones(1), floor=np.full(1, 1e-6), patience=np.ones(1), mild=np.array([mild]), least=3,
-                tolerance=1e-2, max_iterations=100)  # fmt: skip
+                share=0.4, tolerance=1e-2, max_iterations=100)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -79,6 +82,14 @@ def test_a_steep_fall_ends_a_mild_row(falls, mild, tail):
     found, done = judge(np.array(falls)[:, None], np.zeros(1, int), stop(mild))
     assert found[0] == pytest.approx(tail)
     assert done[0] == (tail <= 1e-2 * 0.8)
+
+
+def test_a_slow_row_waits_for_longer_plateaus():
+    falls = np.zeros((45, 1))
+    falls[:23], falls[-18] = 1.0, 1e-3
+    # 0.4 of 45 iterations are 18, the first of which fell; √45 would be 7. No two windows of equal width tell it.
+    assert judge(falls, np.zeros(1, int), stop(False))[0][0] == pytest.approx(1e-3)
+    assert judge(falls, np.zeros(1, int), dataclasses.replace(stop(False), share=0.0))[0][0] < 1e-6
 
 
 def spheres(n):
