@@ -1,8 +1,9 @@
-"""Whole numbers that callers give, before work starts: counts, seeds, ids, limits.
+"""Numbers that callers give, before work starts: counts, seeds, ids, limits.
 
 Legend: B structures.
 """
 
+import numbers
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -32,6 +33,11 @@ def check_whole(name: str, value: Any, least: int) -> int:
     if not is_whole(value, least):
         raise ValueError(f"{name} must be a whole number, {least} or more, got {value!r}")
     return operator.index(value)
+
+
+def is_between(value: Any, low: float, high: float) -> bool:
+    """Return whether a value is a number between two others, neither of them."""
+    return isinstance(value, numbers.Real) and low < float(value) < high
 
 
 def check_seed(seed: Any) -> int:

@@ -235,8 +235,10 @@ def _plan(result: WalkResult, walks: Walks, goal: _Goal | None) -> list[float]:
         return [_STOP] * len(walks.index)
     plan, W = [], walks.start.shape[1]
     relative = (result.mean_error / result.mean.clamp_min(1e-300) / goal.rtol).tolist()
-    rows = zip(relative, result.mean.tolist(), result.reason, result.attempts.tolist(), strict=True)
-    for times, mean, reason, attempts in rows:
+    # The last windows are the noisiest: twice the time then brings more than twice the walkers.
+    late = ((result.lag > 0.4 * result.time[:, None]) & (result.standard_error > 0)).any(1).tolist()
+    rows = zip(relative, result.mean.tolist(), result.reason, result.attempts.tolist(), late, strict=True)
+    for times, mean, reason, attempts, last in rows:
         step: float
         if reason in TIME:
             step = _LONGER
@@ -244,6 +246,8 @@ def _plan(result: WalkResult, walks: Walks, goal: _Goal | None) -> list[float]:
             step = 1.0
         elif mean == 0 or times <= 1:
             step = _STOP
+        elif last:
+            step = _LONGER
         else:
             step = next((x for x in _JOIN if 1 + x >= times**2), _JOIN[-1])
         each, count = attempts // W, W
