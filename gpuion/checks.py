@@ -3,7 +3,6 @@
 Legend: B structures.
 """
 
-import numbers
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -36,8 +35,13 @@ def check_whole(name: str, value: Any, least: int) -> int:
 
 
 def is_between(value: Any, low: float, high: float) -> bool:
-    """Return whether a value is a number between two others, neither of them."""
-    return isinstance(value, numbers.Real) and low < float(value) < high
+    """Return whether a value is a number, numpy's and torch's too, between two others, neither of them."""
+    if isinstance(value, bool | str) or getattr(value, "dtype", None) in (bool, torch.bool):
+        return False
+    try:
+        return low < float(value) < high
+    except (TypeError, ValueError, RuntimeError):
+        return False
 
 
 def check_seed(seed: Any) -> int:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from gpuion.checks import check_numbers, check_seed, check_whole
+from gpuion.checks import check_numbers, check_seed, check_whole, is_between
 from gpuion.hops import rates, trapped
 from gpuion.medium import Medium
 from gpuion.slopes import CHECKPOINTS, TIME, Slopes, analyse
@@ -40,19 +40,19 @@ class WalkResult(Slopes):
     Attributes
     ----------
     diffusivity, standard_error : float64 [B, 3]
-        D per axis from the settled slope, and its standard error over independent walkers; both zero along an axis
-        that no cluster of open sites leads through.
+        D per axis from the settled slope, and its standard error: over independent walkers, and of what the slope has
+        yet to fall. Both are zero along an axis that no cluster of open sites leads through.
     mean, mean_error : float64 [B]
         The mean over axes and its own standard error.
     converged : bool [B]
         Whether the slopes of all three axes have settled (and, with time="auto", the mean is known to `rtol`); of
-        those of `diffusivity` that have not settled, the last window's is given, which is probably too high.
+        those of `diffusivity` that have not settled, the last windows' is given, which is probably too high.
     reason : tuple of str
         Why a structure has not converged; empty strings for the others.
     trapped : float64 [B]
         Share of the stationary weight in closed pockets: exact, from the labels. It carries nothing and counts in D.
     lag : float64 [B, 3]
-        The longer lag of the window that each D_aa is taken from, voxel² / D_ref.
+        The longer lag of the later of the two windows that each D_aa is taken from, voxel² / D_ref.
     slopes, slope_errors : float64 [B, J, 3]
         Slope of each lag window and its standard error: the plateau to look at, see `gpuion.plots.plateau`.
     lags : float64 [B, J]
@@ -80,15 +80,20 @@ def walk(
 
     D_aa = ½ d⟨[r_a(t) − r_a(0)]²⟩/dt. Displacements are recorded at 64 equal times and averaged over walkers and
     time origins. The slope is taken over lags (t/2, t) for t = 1/32 … 1/2 of the walk. From the stationary start it
-    falls towards 2 D from above, never rising. An axis has settled at the first window beyond the relaxation time of
-    the box, L² / 4π²D, that lies no more than two standard errors above the next window, three above any later one,
-    and is known to 10%; D is read from the next window. An axis also counts as settled where its slope is zero within
-    two standard errors, in two windows, and known to 1% of the fastest axis, or where no cluster of open sites leads
-    through: there D is zero. Fewer than 30 walkers settle nothing.
+    falls towards 2 D from above, ever more slowly: as t^(−3/2) in disordered media until the box has relaxed, faster
+    then. So D lies below a window's slope by 1 / (2^(3/2) − 1) = 0.55 of its fall F from the window before; F / √12, the
+    standard deviation of anything between nothing and F, is part of the standard error (`gpuion.slopes` derives it).
+
+    D is read at the first two windows, the earlier of them beyond the relaxation time of the box, L² / 4π²D, from which
+    it comes out as known to 20%, with F / √12 no more than half the error over walkers, and no more than three standard
+    errors above any later window. An axis also counts as settled where its slope is zero within two standard errors, in
+    two windows, and known to 1% of the fastest axis, or where no cluster of open sites leads through: there D is zero.
+    Fewer than 30 walkers settle nothing.
 
     With time="auto" a walk begins short. As long as an axis has not settled, its time is doubled, all walkers going
-    on where they stood; where only the noise is too large, other walkers join from the start, as many as the error
-    asks for and at most four times those at hand. It ends when all axes have settled and the mean of the three is
+    on where they stood, and so where it could be read at the last windows alone, the noisiest; elsewhere, where only
+    the noise is too large, other walkers join from the start, as many as the error asks for and at most four times
+    those at hand. It ends when all axes have settled and the mean of the three is
     known to `rtol`, or would take more than `max_attempts`: then `converged` is false. Each structure stops for itself.
 
     Parameters
@@ -116,8 +121,9 @@ def walk(
     Raises
     ------
     ValueError
-        If no site of a structure is open, if rates span more than 10⁶ (use `homogenize`), if the walk is too long, or
-        if `max_attempts` are fewer than those that `walkers` make to begin with; the message says how many that is.
+        If no site of a structure is open, if rates span more than 10⁶ (use `homogenize`) or are beyond 10^±140, if an
+        argument is no number of its range, if the walk is too long, or if `max_attempts` are fewer than those that
+        `walkers` make to begin with; the message says how many that is.
 
     Notes
     -----
@@ -135,13 +141,13 @@ def walk(
     ----------
     Kadulkar et al., J. Phys. Chem. B 2021 (the ground truth of that paper).
     """
-    _check(medium, time, (rtol, max_attempts))
+    _check(medium, time, rtol, max_attempts)
     walkers, seed = check_whole("walkers", walkers, 2), check_seed(seed)  # one walker has no error bar
     numbers = check_numbers(len(medium), ids).to(medium.labels.device)
     tables = rates(medium)
     tick = torch.where(tables.fastest > 0, 1 / (6 * tables.fastest.clamp_min(1e-300)), math.inf)
-    lasts = _shortest(medium, tables.fastest) if isinstance(time, str) else torch.full_like(tick, time)
-    quads = torch.ceil(lasts / (CHECKPOINTS * 4 * tick)).long()
+    lasts = _shortest(medium, tables.fastest) if isinstance(time, str) else torch.full_like(tick, float(time))
+    quads = torch.ceil(lasts / (CHECKPOINTS * 4 * tick)).clamp_max(_LONGEST).long()
     if int(quads.max() if len(medium) else 0) * CHECKPOINTS * 4 >= _LONGEST:
         raise ValueError(f"time = {time} takes more than 2³¹ attempts a walker; walk a shorter time")
     if isinstance(time, str):
@@ -169,16 +175,14 @@ def walk(
     return _join(done, goal)
 
 
-def _check(medium: Medium, time: float | str, goal: tuple[float, float]) -> None:
+def _check(medium: Medium, time: Any, rtol: Any, max_attempts: Any) -> None:
     shape = medium.labels.shape[1:]
-    if isinstance(time, str) and time != "auto":
-        raise ValueError(f'time must be a positive number or "auto", got {time!r}')
-    if not isinstance(time, str) and not (time > 0 and math.isfinite(time)):
-        raise ValueError(f"time must be positive, got {time}")
-    if not 0 < goal[0] < 1:
-        raise ValueError(f"rtol is a relative error in (0, 1), got {goal[0]}")
-    if not goal[1] > 0:
-        raise ValueError(f"max_attempts must be positive, got {goal[1]}")
+    if not (isinstance(time, str) and time == "auto") and not is_between(time, 0, math.inf):
+        raise ValueError(f'time must be a positive number, finite, or "auto", got {time!r}')
+    if not is_between(rtol, 0, 1):
+        raise ValueError(f"rtol is a relative error in (0, 1), got {rtol!r}; 0.02 is usual")
+    if not is_between(max_attempts, 0, math.inf) and max_attempts != math.inf:
+        raise ValueError(f"max_attempts must be a positive number, got {max_attempts!r}; 1e10 is usual")
     if math.prod(shape) >= 2**31:
         raise ValueError(f"a structure of {'·'.join(map(str, shape))} sites is too large; at most 2³¹ − 1")
     if medium.labels.is_cuda and any(n > most for n, most in zip(shape, _LARGEST, strict=True)):

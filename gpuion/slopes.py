@@ -28,7 +28,8 @@ from torch import Tensor
 
 CHECKPOINTS = 64
 _LAGS = (2, 4, 8, 16, 32)  # checkpoints; a window's slope runs over (lag/2, lag), every time origin counts
-_AHEAD = 1 / (2**1.5 - 1)  # of the fall between two windows, what the later one has yet to fall
+AHEAD = 1 / (2**1.5 - 1)
+"""How far a window lies above D, in falls to it from the window before."""
 _DOUBT = 12**-0.5  # of that fall: the standard deviation of anything between 0 and 1
 FEWEST = 30
 """Walkers below which the standard error is itself uncertain by more than 13%, and nothing is called settled."""
@@ -68,7 +69,7 @@ def analyse(displacement: Tensor, interval: Tensor, spacing: float, box: Tensor,
     slopes = slopes * (spacing**2 / (2 * interval))[:, None, None, None]
     lags = interval[:, None] * torch.tensor(_LAGS, device=interval.device)
     level, error = slopes.mean(-1), _standard_error(slopes)  # [B, J, 3]
-    ends = slopes[:, 1:] - _AHEAD * (slopes[:, :-1] - slopes[:, 1:])  # [B, J−1, 3, W], where each pair leads to
+    ends = slopes[:, 1:] - AHEAD * (slopes[:, :-1] - slopes[:, 1:])  # [B, J−1, 3, W], where each pair leads to
     doubts = _DOUBT * (level[:, :-1] - level[:, 1:]).abs()
     settled, reason = _settle(slopes, ends, doubts, error, lags, box, leads)
     index = settled.clamp_max(len(_LAGS) - 2)[:, None]  # [B, 1, 3]
@@ -107,7 +108,7 @@ def _settle(
     over = ends[:, :, None] - slopes[:, None]  # paired by walker: [B, J−1, J, 3, W]
     holds = ~((over.mean(-1) > 3 * _standard_error(over)) & later).any(2)  # [B, J−1, 3]
     relaxed = lags[:, :-1, None] / 2 * end.clamp_min(0) >= (box / (2 * math.pi)) ** 2
-    clear = noise.hypot(doubts) <= 0.1 * end.abs()
+    clear = noise.hypot(doubts) <= 0.2 * end.abs()
     calm = doubts <= 0.5 * noise
     nothing = (level.abs() <= 2 * error) & (error > 0) & (error <= 0.01 * level.amax((1, 2), keepdim=True))
     fits = (holds & relaxed & clear & calm) | (nothing[:, :-1] & nothing[:, 1:])
@@ -115,7 +116,7 @@ def _settle(
         fits = torch.zeros_like(fits)
     first = torch.where(fits.any(1), fits.byte().argmax(1), pairs)
     first = torch.where(leads, first, pairs - 1)
-    early, known = relaxed[:, :-1].any(1), (relaxed & (noise <= 0.1 * end.abs()))[:, :-1].any(1)
+    early, known = relaxed[:, :-1].any(1), (relaxed & (noise <= 0.2 * end.abs()))[:, :-1].any(1)
     reasons = []
     for b, unsettled in enumerate(first == pairs):
         if not bool(unsettled.any()):
@@ -133,4 +134,4 @@ TIME = (
     "the walk is shorter than the relaxation time of the box; give more time",
     "a slope is still falling; give more time",
 )
-MORE = f"a slope is uncertain by more than 10%, or walkers are fewer than {FEWEST}; give more walkers"
+MORE = f"a slope is uncertain by more than 20%, or walkers are fewer than {FEWEST}; give more walkers"
