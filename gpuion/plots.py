@@ -154,8 +154,8 @@ def plateau(
 ) -> Any:
     """Return the slope of a structure's mean squared displacement over the lag, axis by axis, with the window chosen.
 
-    A slope that falls along the whole axis has not settled. D, ringed, lies below the window chosen by what that is
-    likely to fall yet (`gpuion.slopes`). The arguments are a structure's `lags`, `slopes`, `slope_errors` and `lag` of a
+    A slope that falls along the whole axis has not settled. D, ringed, lies below the window chosen by what that has
+    yet to fall (`gpuion.slopes`). The arguments are a structure's `lags`, `slopes`, `slope_errors` and `lag` of a
     `WalkResult`.
 
     Parameters

@@ -305,7 +305,7 @@ def test_a_walk_is_the_same_in_any_unit(unit):
 def test_a_unit_that_numbers_cannot_hold_is_refused(unit):
     medium = two_phase(3)
     scaled = gpuion.Medium(medium.labels, medium.diffusivity * unit, medium.potential)
-    with pytest.raises(ValueError, match="structure 0: its fastest rate, .* another unit"):
+    with pytest.raises(ValueError, match=r"structure 0: its fastest rate, .* another unit"):
         gpuion.walk(scaled, walkers=40, time=50.0)
 
 

@@ -34,7 +34,7 @@ def test_a_slope_is_read_only_where_later_ones_are_no_lower():
 
 
 def falling(B, W):
-    """Return displacements of free walkers, D = 50, with tethers: half the slope is 50 + 90 Σ_τ τ^(−3/2) exp(−t / τ)."""
+    """Return displacements of free walkers, with tethers: half the slope is 50 + 90 Σ_τ τ^(−3/2) exp(−t / τ)."""
     generator = torch.Generator().manual_seed(1)
     path = 10 * torch.randn(B, 64, W, 3, generator=generator).cumsum(1)
     for time in (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0):
