@@ -85,10 +85,10 @@ def walk(
     the standard deviation of anything between nothing and F, is part of the standard error (`gpuion.slopes` says why).
 
     D is read at the first two windows, the earlier of them beyond the relaxation time of the box, L² / 4π²D, from which
-    it comes out as known to 20%, with F / √12 no more than half the error over walkers, and no more than three standard
-    errors above any later window. An axis also counts as settled where its slope is zero within two standard errors, in
-    two windows, and known to 1% of the fastest axis, or where no cluster of open sites leads through: there D is zero.
-    Fewer than 30 walkers settle nothing.
+    it comes out as known to 20%, with F / √12 no more than 0.3 of the error over walkers, and no more than two standard
+    errors above any later window, nor the earlier of the two more than three. An axis also counts as settled where its
+    slope is zero within two standard errors, in two windows, and known to 1% of the fastest axis, or where no cluster
+    of open sites leads through: there D is zero. Fewer than 30 walkers settle nothing.
 
     With time="auto" a walk begins short. As long as an axis has not settled, its time is doubled, all walkers going
     on where they stood, and so where it could be read at the last windows alone, the noisiest; elsewhere, where only
@@ -132,23 +132,20 @@ def walk(
     ==================================================  ==============  ==============  =============
     medium, walks                                       settled         mean z          rms z
     ==================================================  ==============  ==============  =============
-    two classes and blocked sites, 6³, given time       199 of 200      −0.04 ± 0.07    0.95 ± 0.05
-    the same, automatic to 3%                           200 of 200      +0.07 ± 0.07    0.90 ± 0.05
-    two classes 1 / 10³ apart, 9 · 8 · 7, to 2%         240 of 240      −0.07 ± 0.06    0.92 ± 0.05
-    the same, 10⁴ apart                                 120 of 120      +0.47 ± 0.09    1.11 ± 0.06
-    the same, 10⁵ apart                                 240 of 240      +0.53 ± 0.06    1.09 ± 0.05
-    0.5 or 0.8 of the sites open, 10³, to 5%            240 of 240      −0.11 ± 0.06    0.97 ± 0.05
-    0.36 to 0.4 of them (percolation at 0.31)           350 of 350      −0.07 ± 0.05    0.94 ± 0.04
-    0.34 of them                                        216 of 216      −0.23 ± 0.07    0.94 ± 0.05
-    the same, 300 walkers for a time of 4000            215 of 216      −0.18 ± 0.07    0.98 ± 0.05
-    the same for 1500                                   58 of 100       +0.53 ± 0.13    1.05 ± 0.09
-    27 spheres in 50³, 300 walkers for 40 000           23 of 30        −0.03 ± 0.21    1.10 ± 0.15
+    two classes and blocked sites, 6³, given time       192 of 200      −0.06 ± 0.07    0.93 ± 0.05
+    the same, automatic to 3%                           200 of 200      +0.08 ± 0.07    0.85 ± 0.05
+    two classes 1 / 10³ apart, 9 · 8 · 7, to 2%         240 of 240      −0.01 ± 0.06    0.93 ± 0.05
+    the same, 10⁵ apart                                 240 of 240      +0.45 ± 0.06    1.11 ± 0.05
+    0.4 of the sites open, 10³, to 5%                   240 of 240      −0.03 ± 0.06    0.92 ± 0.05
+    0.34 of them (percolation at 0.31)                  216 of 216      −0.17 ± 0.07    0.93 ± 0.05
+    the same, 300 walkers for a time of 4000            206 of 216      −0.11 ± 0.07    0.96 ± 0.05
+    the same for 1500                                   56 of 100       +0.52 ± 0.13    1.03 ± 0.09
     ==================================================  ==============  ==============  =============
 
-    Where classes lie 10⁴ or more apart what is left to fall only halves from window to window: estimates are 0.9 and
-    1.0% high at 2%. Where only some walks settle, they are those that read high by chance. No more than 2 in 100 of any
-    row lie beyond three. Error bars are 1.3 times as wide as those of the later slope alone; automatic walks make 1.7
-    times the attempts of those that read it where a medium relaxes quickly, 1.0 to 1.3 times in the others.
+    Where classes lie 10⁴ or more apart what is left to fall only halves from window to window: estimates are 1% high at
+    2%. Where only some walks settle, they are those that read high by chance. No more than 2 in 100 of any row lie
+    beyond three. Error bars are 1.3 times as wide as those of the later slope alone; automatic walks make twice the
+    attempts of those that read it where a medium relaxes quickly, 1.5 times in the others.
 
     References
     ----------

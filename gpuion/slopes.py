@@ -105,11 +105,13 @@ def _settle(
     pairs = end.shape[1]
     window = torch.arange(pairs + 1, device=level.device)
     later = (window > window[:-1, None] + 1)[..., None]  # [J−1, J, 1]
-    over = ends[:, :, None] - slopes[:, None]  # paired by walker: [B, J−1, J, 3, W]
-    holds = ~((over.mean(-1) > 3 * _standard_error(over)) & later).any(2)  # [B, J−1, 3]
+    # A slow motion may fall little at first: no later window may lie below D, nor far below the first of the pair.
+    over = [x[:, :, None] - slopes[:, None] for x in (ends, slopes[:, :-1])]  # paired by walker: [B, J−1, J, 3, W]
+    below, far = (x.mean(-1) > sigmas * _standard_error(x) for x, sigmas in zip(over, (2, 3), strict=True))
+    holds = ~((below | far) & later).any(2)  # [B, J−1, 3]
     relaxed = lags[:, :-1, None] / 2 * end.clamp_min(0) >= (box / (2 * math.pi)) ** 2
     clear = noise.hypot(doubts) <= 0.2 * end.abs()
-    calm = doubts <= 0.5 * noise
+    calm = doubts <= 0.3 * noise
     nothing = (level.abs() <= 2 * error) & (error > 0) & (error <= 0.01 * level.amax((1, 2), keepdim=True))
     fits = (holds & relaxed & clear & calm) | (nothing[:, :-1] & nothing[:, 1:])
     if slopes.shape[3] < FEWEST:
