@@ -165,7 +165,7 @@ def test_laminate_has_its_exact_diffusivity():
 ELECTROLYTES = [
     ("random", {}, 22, 1000, 6000.0),
     ("chained", {"distance": (12.5, 13.5)}, 8, 1000, 6000.0),
-    ("gapped", {"gap": 7.0, "axes": (0,)}, 15, 500, 24_000.0),
+    ("gapped", {"gap": 7.0, "axes": (0,)}, 15, 500, 36_000.0),
 ]
 
 
