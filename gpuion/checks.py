@@ -1,4 +1,4 @@
-"""Whole numbers that callers give, before work starts: counts, seeds, ids, limits.
+"""Numbers that callers give, before work starts: counts, seeds, ids, limits.
 
 Legend: B structures.
 """
@@ -32,6 +32,16 @@ def check_whole(name: str, value: Any, least: int) -> int:
     if not is_whole(value, least):
         raise ValueError(f"{name} must be a whole number, {least} or more, got {value!r}")
     return operator.index(value)
+
+
+def is_between(value: Any, low: float, high: float) -> bool:
+    """Return whether a value is a number, numpy's and torch's too, between two others, neither of them."""
+    if isinstance(value, bool | str) or getattr(value, "dtype", None) in (bool, torch.bool):
+        return False
+    try:
+        return low < float(value) < high
+    except (TypeError, ValueError, RuntimeError):
+        return False
 
 
 def check_seed(seed: Any) -> int:

@@ -17,6 +17,9 @@ from gpuion.medium import Medium
 
 _SCALE = 1 + 2.0**-20  # the clock's k_max over the fastest bond's, so that its threshold stays below 2³²
 _RAREST = 1e-6  # smallest k/k_max whose threshold a 32-bit word resolves to 0.2%
+_SPAN = 1e140  # fastest rates lie within 1 / this … this: slopes are squared, and 1e±308 is where float64 ends
+_STEEPEST = 138  # kT on each side of the middle: a table's e^69 = 1e30
+_LARGEST = 1e38  # float32 ends at 3.4e38
 _SITES = 2**22  # sites at once: 32 MB an index
 
 
@@ -76,12 +79,19 @@ def rates(medium: Medium) -> Rates:
     level = potential.expand(counts.shape)
     middle = (level.masked_fill(~is_open, math.inf).amin(1) + level.masked_fill(~is_open, -math.inf).amax(1)) / 2
     level = torch.where(is_open, level - middle[:, None], 0.0)
+    if len(medium) and float(level.abs().max()) > _STEEPEST:
+        raise ValueError("the potential spans too many kT for a walk; use homogenize")
     root = medium.diffusivity.cpu().sqrt()
     leave = torch.where(is_open, root * torch.exp(level / 2), 0.0)
     enter = torch.where(is_open, root * torch.exp(-level / 2), 0.0) / medium.spacing**2
-    if len(medium) and not float(torch.maximum(leave, enter).nan_to_num(math.inf).max()) <= 1e30:
-        raise ValueError("the potential spans too many kT for a walk; use homogenize")
     slow, fast = _extremes(medium.labels, leave, enter)
+    strange = ((fast > 0) & ~((fast > 1 / _SPAN) & (fast < _SPAN))).nonzero()
+    if len(strange):
+        b = int(strange[0, 0])
+        raise ValueError(
+            f"structure {b}: its fastest rate, D / h², is {float(fast[b]):.1e}, beyond {1 / _SPAN:.0e} … {_SPAN:.0e}; "
+            "give diffusivities in another unit"
+        )
     steep = ((slow > 0) & (slow < _RAREST * fast)).nonzero()
     if len(steep):
         b = int(steep[0, 0])
@@ -90,9 +100,13 @@ def rates(medium: Medium) -> Rates:
             f"{1 / _RAREST:.0e}, so a walk would hardly ever make the slow hops; use homogenize"
         )
     fastest = fast * _SCALE
+    # A power of two in one table and out of the other: products stay the same bits, and any unit of D fits float32.
+    scale = 2.0 ** torch.frexp(enter.amax(1))[1].double()
     tables = enter.new_zeros(2, len(medium), 256)
-    tables[0, :, : leave.shape[1]] = leave * torch.where(fastest > 0, 2.0**32 / fastest, 0.0)[:, None]
-    tables[1, :, : leave.shape[1]] = enter
+    tables[0, :, : leave.shape[1]] = leave * (torch.where(fastest > 0, 2.0**32 / fastest, 0.0) * scale)[:, None]
+    tables[1, :, : leave.shape[1]] = enter / scale[:, None]
+    if len(medium) and not float(tables.nan_to_num(math.inf).max()) <= _LARGEST:
+        raise ValueError("the potential spans too many kT for a walk; use homogenize")
     leave_enter = tables.float().to(medium.labels.device)
     return Rates(leave=leave_enter[0], enter=leave_enter[1], fastest=fastest.to(medium.labels.device))
 

@@ -31,7 +31,7 @@ class Medium:
     Attributes
     ----------
     labels : uint8 [B, X, Y, Z]
-        The class of each site.
+        The class of each site; given as integers of any size.
     diffusivity : float64 [K]
         Local diffusivity of each class, finite and ≥ 0.
     potential : float64 [K]
@@ -56,6 +56,8 @@ class Medium:
         tables = [torch.as_tensor(t, dtype=torch.float64, device=device) for t in (self.diffusivity, self.potential)]
         if labels.dtype.is_floating_point or labels.dtype.is_complex:
             raise ValueError(f"labels must be integers, got {labels.dtype}")
+        if labels.dtype in {torch.uint16, torch.uint32, torch.uint64}:
+            labels = labels.long()  # torch finds no least one of these
         if labels.ndim != 4 or 0 in labels.shape[1:]:
             raise ValueError(f"labels must have shape [B, X, Y, Z] without empty axes, got {list(labels.shape)}")
         if any(t.ndim != 1 or t.shape != tables[0].shape for t in tables) or not 1 <= tables[0].shape[0] <= 256:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpuion.render import PALETTE
+from gpuion.slopes import AHEAD
 
 BLUE, _, GREEN, _, _, RED, _ = PALETTE
 UP, DOWN, TEST, GRAY = RED, BLUE, GREEN, "#5F6670"
@@ -153,8 +154,9 @@ def plateau(
 ) -> Any:
     """Return the slope of a structure's mean squared displacement over the lag, axis by axis, with the window chosen.
 
-    A slope that falls along the whole axis has not settled; D is read where it no longer does. The arguments are a
-    structure's `lags`, `slopes`, `slope_errors` and `lag` of a `WalkResult`.
+    A slope that falls along the whole axis has not settled. D, ringed, lies below the window chosen by what that has
+    yet to fall (`gpuion.slopes`). The arguments are a structure's `lags`, `slopes`, `slope_errors` and `lag` of a
+    `WalkResult`.
 
     Parameters
     ----------
@@ -176,9 +178,10 @@ def plateau(
                 capsize=2, label=f"$D_{{{'xyz'[axis] * 2}}}$",
             )  # fmt: skip
             at = int(np.abs(lags - chosen[axis]).argmin())
+            end = slopes[at, axis] - AHEAD * (slopes[at - 1, axis] - slopes[at, axis])
             axes.plot(
-                lags[at] * shift, slopes[at, axis], "o", ms=11, mfc="none", mec=color, mew=1.4,
-                label="window read" if axis == 2 else None,
+                lags[at] * shift, end, "o", ms=11, mfc="none", mec=color, mew=1.4,
+                label="D read" if axis == 2 else None,
             )  # fmt: skip
             if exact is not None:
                 axes.axhline(float(exact[axis]), color=color, lw=1, ls="--", label="exact" if axis == 2 else None)

@@ -6,7 +6,7 @@ import torch
 
 import gpuion
 from gpuion import descriptors
-from gpuion.checks import check_whole, is_whole
+from gpuion.checks import check_whole, is_between, is_whole
 
 BOX, SIGMA = 20.0, 5.0
 CENTERS = torch.tensor([[[2.0, 3.0, 4.0], [10.0, 12.0, 9.0], [15.0, 3.0, 16.0]]])
@@ -126,3 +126,20 @@ def test_what_is_whole():
     assert not is_whole(3.0, 0)
     with pytest.raises(ValueError, match="n must be a whole number, 3 or more, got 2"):
         check_whole("n", 2, 3)
+
+
+def test_what_lies_between():
+    for value in (0.5, np.float32(0.5), torch.tensor(0.5), np.array(0.5)):
+        assert is_between(value, 0, 1)
+        assert not is_between(value, 0.5, 1)
+    for value in (None, "0.5", True, np.True_, torch.tensor(True), float("nan"), [0.5, 0.5], torch.ones(2) / 2, 0.5j):
+        assert not is_between(value, 0, 1)
+
+
+@pytest.mark.parametrize("kind", [torch.uint16, torch.uint32, torch.uint64, torch.int8])
+def test_labels_are_integers_of_any_size(kind):
+    medium = two_classes()
+    same = gpuion.Medium(medium.labels.to(kind), medium.diffusivity, medium.potential)
+    assert torch.equal(same.labels, medium.labels)
+    with pytest.raises(ValueError, match="labels run over 0 … 100"):
+        gpuion.Medium((medium.labels * 100).to(kind), medium.diffusivity, medium.potential)

@@ -165,7 +165,7 @@ def test_laminate_has_its_exact_diffusivity():
 ELECTROLYTES = [
     ("random", {}, 22, 1000, 6000.0),
     ("chained", {"distance": (12.5, 13.5)}, 8, 1000, 6000.0),
-    ("gapped", {"gap": 7.0, "axes": (0,)}, 15, 500, 24_000.0),
+    ("gapped", {"gap": 7.0, "axes": (0,)}, 15, 500, 36_000.0),
 ]
 
 
@@ -270,6 +270,7 @@ def test_walks_depend_on_seed_and_id_alone():
         ({"time": 0.0}, "time"),
         ({"time": math.inf}, "time"),
         ({"time": 1e12}, "shorter"),
+        ({"time": 1e300}, "shorter"),
         ({"seed": -1}, "seed"),
         ({"ids": [0, 1]}, "ids"),
     ],
@@ -287,6 +288,25 @@ def test_walk_refuses_what_it_cannot_resolve():
     closed = gpuion.Medium(torch.zeros_like(labels), torch.ones(1), torch.tensor([math.inf]))
     with pytest.raises(ValueError, match="no open site"):
         gpuion.walk(closed, walkers=10, time=10.0)
+
+
+@pytest.mark.parametrize("unit", [1e-130, 1e-60, 1e-18, 1e7, 1e120])
+def test_a_walk_is_the_same_in_any_unit(unit):
+    medium = two_phase(3, blocked=True)
+    scaled = gpuion.Medium(medium.labels, medium.diffusivity * unit, medium.potential)
+    here, there = (gpuion.walk(m, walkers=100, time=t) for m, t in ((medium, 120.0), (scaled, 120.0 / unit)))
+    # Round-off in √D moves one threshold of 2³² in 2²⁴ by one at most: no decision of these 10⁵ hangs on that.
+    assert torch.equal(here.hops, there.hops)
+    torch.testing.assert_close(here.slopes, there.slopes / unit, rtol=1e-12, atol=0)
+    assert here.converged.tolist() == there.converged.tolist() == [True]
+
+
+@pytest.mark.parametrize("unit", [1e-160, 1e160])
+def test_a_unit_that_numbers_cannot_hold_is_refused(unit):
+    medium = two_phase(3)
+    scaled = gpuion.Medium(medium.labels, medium.diffusivity * unit, medium.potential)
+    with pytest.raises(ValueError, match=r"structure 0: its fastest rate, .* another unit"):
+        gpuion.walk(scaled, walkers=40, time=50.0)
 
 
 @pytest.mark.gpu

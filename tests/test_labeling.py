@@ -90,7 +90,7 @@ def test_walks_go_on_until_the_mean_is_known():
     centers = gpuion.place("random", n_structures=1, n_particles=4, box=12.0, volume_fraction=0.05)
     cell = {"box": 12.0, "diameter": gpuion.sphere_diameter(4, 12.0, 0.05)}
     auto = {"method": "both", "time": "auto", "walkers": 200, "tolerance": 1e-2}
-    found, rough = (label(centers, **cell, **auto, rtol=rtol) for rtol in (0.03, 0.06))
+    found, rough = (label(centers, **cell, **auto, rtol=rtol) for rtol in (0.02, 0.06))
     assert bool((rough.standard_error_kmc > found.standard_error_kmc).all())
     assert found.converged_kmc.all()
     assert float(found.standard_error_kmc.square().sum().sqrt() / 3 / found.diffusivity_kmc.mean()) < 0.04

@@ -83,7 +83,7 @@ def test_a_limit_holds_from_the_start():
     least = int(str(refusal.value).split()[5])
     with pytest.raises(ValueError, match=f"make {least} attempts"):
         gpuion.walk(medium, walkers=3, time="auto", max_attempts=least - 1)
-    for limit in (least, 2 * least, 12.3 * least, 400 * least):
+    for limit in (least, 2 * least, 12.3 * least, 400 * least, 4000 * least):
         run = gpuion.walk(medium, walkers=3, time="auto", max_attempts=limit, rtol=0.3)
         assert (run.attempts <= limit).all()
     assert run.converged.all()
@@ -115,7 +115,12 @@ def test_a_medium_without_structures():
 
 @pytest.mark.parametrize(
     ("kwargs", "message"),
-    [({"time": "long"}, "auto"), ({"rtol": 0.0}, "rtol"), ({"rtol": 1.0}, "rtol"), ({"max_attempts": 0}, "max_att")],
+    [
+        *[({"time": time}, "time must be") for time in ("long", "5", None, True, -1.0, 0, math.nan, math.inf, [1.0])],
+        *[({"rtol": rtol}, "rtol is") for rtol in (0.0, 1.0, None, "0.1", math.nan)],
+        *[({"max_attempts": limit}, "max_attempts must be") for limit in (0, -1, None, "1e9", math.nan)],
+        *[({"walkers": count}, "walkers must be") for count in (40.5, 1, None, "40")],
+    ],
 )
 def test_nonsense_is_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):

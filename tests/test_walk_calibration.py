@@ -41,26 +41,55 @@ def test_error_bars_cover_what_they_claim(setting):
             assert abs(covered - claimed) < 3 * spread
 
 
+def random_classes(contrast, seed):
+    """Two classes at random whose diffusivities are so many times apart, one structure of 9 · 8 · 7 sites."""
+    labels = torch.randint(0, 2, (1, 9, 8, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return gpuion.Medium(labels, torch.tensor([1.0, 1 / contrast]), torch.zeros(2))
+
+
+def random_sites(share, seed):
+    """Sites of which this share is open at random, one structure of 10³; the percolation threshold is 0.3116."""
+    labels = (torch.rand(1, 10, 10, 10, generator=torch.Generator().manual_seed(seed)) > share).to(torch.uint8)
+    return gpuion.Medium(labels, torch.ones(2), torch.tensor([0.0, math.inf]))
+
+
+AUTO = {"walkers": 100, "time": "auto"}
+# Medium, settings of the walk, limits of the mean and of the rms of z of the mean. Of 240 walks these have standard
+# errors of 0.065 and 0.046 (those of 10 media share what is left to fall): limits are 0.3 and 1.1 plus three of them,
+# and at 10⁵, where the excess halves from window to window instead of falling to 0.35, what is found, 0.5, plus that.
+HARD = [
+    (random_classes, 1.0, {**AUTO, "rtol": 0.02}, 0.3, 1.1),
+    (random_classes, 1e3, {**AUTO, "rtol": 0.02}, 0.3, 1.1),
+    (random_classes, 1e5, {**AUTO, "rtol": 0.02}, 0.5, 1.1),
+    (random_sites, 0.34, {**AUTO, "rtol": 0.05, "max_attempts": 1e9}, 0.3, 1.1),
+    (random_sites, 0.4, {**AUTO, "rtol": 0.05}, 0.3, 1.1),
+    (random_sites, 0.34, {"walkers": 300, "time": 4000.0}, 0.3, 1.1),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("share", "low", "high"), [(0.4, 1.0, 1.4), (0.6, 0.9, 1.1)])
-def test_error_bars_are_short_near_the_percolation_threshold_alone(share, low, high):
-    # Of ten media of each share z of the mean has an rms of 1.25 and 0.99; ± 0.04 is the spread of 300 normal ones.
-    found = []
-    for seed in range(3):
-        generator = torch.Generator().manual_seed(seed)
-        labels = (torch.rand(1, 10, 10, 10, generator=generator) > share).to(torch.uint8)
-        media = gpuion.Medium(labels.expand(100, -1, -1, -1), torch.ones(2), torch.tensor([0.0, math.inf]))
-        exact = gpuion.homogenize(media[:1], tolerance=1e-6).diffusivity.mean(-1)
-        run = gpuion.walk(media, walkers=100, time="auto", rtol=0.05, seed=1, max_attempts=3e7)
+@pytest.mark.parametrize(("make", "value", "setting", "mean", "rms"), HARD)
+def test_error_bars_hold_where_relaxation_is_slow(make, value, setting, mean, rms):
+    found, walks = [], 0
+    for seed in range(10):
+        one = make(value, seed)
+        if not bool(gpuion.walk(one, walkers=2, time=1.0).standard_error.any()):
+            continue  # nothing leads through
+        media = gpuion.Medium(one.labels.expand(24, -1, -1, -1), one.diffusivity, one.potential)
+        exact = gpuion.homogenize(one, tolerance=1e-6).diffusivity.mean(-1)
+        run = gpuion.walk(media, seed=seed, **setting)
         found.append(((run.mean - exact) / run.mean_error)[run.converged])
+        walks += len(media)
     z = torch.cat(found)
-    rms = float(z.square().mean().sqrt())
-    print(f"{share} open: {len(z)} walks, rms z {rms:.2f}, mean z {float(z.mean()):+.2f}")
-    assert len(z) > 250
-    assert low < rms < high
+    n, spread = len(z), float(z.square().mean().sqrt())
+    print(f"{value}: {n} of {walks} settled, mean z {float(z.mean()):+.2f}, rms {spread:.2f}")
+    assert n > 0.8 * walks
+    assert abs(float(z.mean())) < mean + 3 / math.sqrt(n)
+    assert spread < rms + 3 / math.sqrt(2 * n)
+    assert float((z.abs() > 3).double().mean()) <= 0.02
 
 
-def test_the_plateau_is_drawn_with_the_window_that_was_read():
+def test_the_plateau_is_drawn_with_the_diffusivity_that_was_read():
     plots = pytest.importorskip("gpuion.plots")
     pytest.importorskip("matplotlib")
     one = medium(1)
@@ -70,7 +99,7 @@ def test_the_plateau_is_drawn_with_the_window_that_was_read():
     figure = plots.plateau(*parts, exact=exact)
     axes = figure.axes[0]
     rings = [line for line in axes.lines if line.get_markersize() == 11]
-    assert [float(ring.get_ydata()[0]) for ring in rings] == run.diffusivity[0].tolist()
+    assert [float(ring.get_ydata()[0]) for ring in rings] == pytest.approx(run.diffusivity[0].tolist())
     bars = [container for container in axes.containers if container.has_yerr]
     assert len(bars) == 3
     heights = bars[1].lines[2][0].get_segments()
