@@ -132,7 +132,7 @@ class _Round(nn.Module):
         S, K, _ = angular.shape
         if state is not None and self.heard is not None and self.own is not None:
             x = x + self.heard(state)[sender] + self.own(state)[place // K]
-        message = _spread(self.message(x), place, S * K).view(S, K, -1)
+        message = _spread(self.message(x), place, S * K).view(S, K, x.shape[1])
         moments = angular.mT @ message / 4  # [S, 13, C]; some four neighbours are near
         number, vector, tensor = moments.split([1, 3, 9], 1)
         parts = [number[:, 0], _length(vector), _length(tensor)]
