@@ -32,4 +32,5 @@ CASES: dict[str, Callable[[Setting], Iterable[Row]]] = {
     "models-precision": cases_models.precision,
     "models-memory": cases_models.memory,
     "models-malloc": cases_models.malloc,
+    "models-ranks": cases_models.ranks,
 }
