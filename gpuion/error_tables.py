@@ -6,8 +6,18 @@ from typing import Any
 from gpuion.survey import table
 
 HEAD = ("model", "data", "structures", "MSE", "MAPE, %", "mean error, %", "worst, %", "R")
-SURE = ("model", "data", "error of log D*, rms, %", "stated, rms, %", "within 68%, %", "within 95%, %")
+SURE = (
+    "model",
+    "data",
+    "family",
+    "structures",
+    "error of log D*, rms, %",
+    "stated, rms, %",
+    "within 68%, %",
+    "within 95%, %",
+)
 MOVED = ("model", "data", "shifts, rms, % of D*'s spread", "largest, %", "turns and mirrors, rms, %", "largest, %")
+_FEW = 30  # structures, of which shares of 68 and 95% say little
 
 
 def show(results: Sequence[dict[str, Any]]) -> str:
@@ -20,7 +30,11 @@ def show(results: Sequence[dict[str, Any]]) -> str:
         for family, of in row["families"].items()
     ]
     parts.append(table((*HEAD[:2], "family", *HEAD[2:]), families))
-    sure = [[_title(found), row["data"], *_doubts(row)] for found, row in rows if "spread" in row]
+    sure = [
+        [_title(found), row["data"], family, *_doubts(of)]
+        for found, row in rows if "spread" in row
+        for family, of in {"all": row, **row["families"]}.items() if family == "all" or of["structures"] >= _FEW
+    ]  # fmt: skip
     parts += [table(SURE, sure)] if sure else []
     moved = [[_title(found), row["data"], *_moves(row)] for found, row in rows if "turn_sensitivity" in row]
     parts += [table(MOVED, moved)] if moved else []
@@ -67,7 +81,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 def _doubts(row: dict[str, Any]) -> list[str]:
     return [
-        f"{100 * row['error']:.2f}", f"{100 * row['spread']:.2f}",
+        str(row["structures"]), f"{100 * row['error']:.2f}", f"{100 * row['spread']:.2f}",
         *(f"{100 * row[name]:.1f}" for name in ("coverage_68", "coverage_95")),
     ]  # fmt: skip
 

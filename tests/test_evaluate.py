@@ -123,7 +123,8 @@ def test_what_moves_of_the_cell_do_and_how_sure_a_model_is(tmp_path, monkeypatch
     assert network["coverage_68"] == float(((true >= low) & (true <= high)).double().mean())
     assert "coverage_68" not in periodic
     shown = capsys.readouterr().out
-    assert f"| network | {source} | {100 * network['error']:.2f} | {100 * network['spread']:.2f} |" in shown
+    assert f"| network | {source} | all | 4 | {100 * network['error']:.2f} | {100 * network['spread']:.2f} |" in shown
+    assert shown.count("| network | ") == 1 + 3 + 1 + 1  # on the whole, by family, how sure, and moves
     assert f"| zero | {source} | {100 * zero['shift_sensitivity_rms']:.2g} |" in shown
 
 
