@@ -7,8 +7,7 @@ from gpuion.survey import table
 
 HEAD = ("model", "data", "structures", "MSE", "MAPE, %", "mean error, %", "worst, %", "R")
 SURE = (
-    "model",
-    "data",
+    *HEAD[:2],
     "family",
     "structures",
     "error of log D*, rms, %",
@@ -16,12 +15,12 @@ SURE = (
     "within 68%, %",
     "within 95%, %",
 )
-MOVED = ("model", "data", "shifts, rms, % of D*'s spread", "largest, %", "turns and mirrors, rms, %", "largest, %")
-_FEW = 30  # structures, of which shares of 68 and 95% say little
+MOVED = (*HEAD[:2], "shifts, rms, % of D*'s spread", "largest, %", "turns and mirrors, rms, %", "largest, %")
+_FEW = 30  # structures or more, for shares of 68 and 95% to say something
 
 
 def show(results: Sequence[dict[str, Any]]) -> str:
-    """Return tables in Markdown: errors, the same by family, their range over checkpoints of a model, and the worst."""
+    """Return tables in Markdown: errors, also by family, how sure models are, their range over seeds, and the worst."""
     rows = [(found, row) for found in results for row in found["results"]]
     parts = [table(HEAD, [[_title(found), row["data"], *_cells(row)] for found, row in rows])]
     families = [
