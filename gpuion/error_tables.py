@@ -1,7 +1,10 @@
 """What `gpuion.evaluate` found, as tables in Markdown."""
 
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
+
+import numpy as np
 
 from gpuion.survey import table
 
@@ -101,5 +104,7 @@ def _ranges(rows: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> str:
             for key, form in (("mse", ".3g"), ("mape", ".3g"), ("r", ".4f"))
         ]
         worst = max((row["worst_error"] for row in same), key=abs)
-        lines.append([title, source, str(len(same)), *ends, f"{worst:+.3g}"])
-    return table(("model", "data", "seeds", "MSE", "MAPE, %", "R", "worst of all, %"), lines)
+        errors = [np.divide(row["predicted"], row["true"]) - 1 for row in same]
+        alike = f"{min(np.corrcoef(a, b)[0, 1] for a, b in combinations(errors, 2)):.2f}" if len(same) > 1 else "–"
+        lines.append([title, source, str(len(same)), *ends, f"{worst:+.3g}", alike])
+    return table(("model", "data", "seeds", "MSE", "MAPE, %", "R", "worst of all, %", "seeds err alike, R ≥"), lines)

@@ -211,6 +211,11 @@ def test_seeds_and_sizes_are_put_together_and_drawn(tmp_path, monkeypatch, capsy
     shown = capsys.readouterr().out
     assert "| nearest (12 structures) | " + str(source) + " | 2 |" in shown
     assert "nearest (5 structures, seed 0)" in shown
+    lines = [line for line in shown.splitlines() if line.startswith("| nearest (")]
+    assert [line.split(" | ")[-1] for line in lines if " to " in line] == [
+        "1.00 |",
+        "– |",
+    ]  # the same untrained weights
     assert sorted(drawn) == ["families.png", "learning.png", "losses.png", "parity.png"]
     for name in drawn:
         assert (tmp_path / "pictures" / name).read_bytes().startswith(b"\x89PNG")
