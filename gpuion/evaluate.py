@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpuion import files, model_panels, plots, splits, training
+from gpuion import files, memory, model_panels, plots, splits, training
 from gpuion.config import Parser
 from gpuion.dataset import Dataset, open_dataset
 from gpuion.error_tables import show
@@ -95,6 +95,8 @@ def main() -> None:
         plots.require()
     device = ("cuda" if torch.cuda.is_available() else "cpu") if given.device == "auto" else given.device
     nets = [(path, training.load_surrogate(path, device)) for path in given.checkpoint]
+    if device == "cpu" and not all(isinstance(net, Predictor) for _, net in nets):
+        memory.keep()
     sets = [(path, part_of(path, given.part)) for path in given.data]
     for path, net in nets:
         for source, data in sets:
