@@ -161,10 +161,10 @@ def train(net: Model, meta: dict[str, Any], parts: dict[str, Samples], config: C
 
 def report(config: Config, net: Model, parts: dict[str, Samples], estimates: dict[str, tuple[Tensor, Tensor]]) -> None:
     """Print how good the network is on every part, and write that, the predictions and the final checkpoint."""
-    found = {name: measured(samples, *estimates[name], net.quantiles) for name, samples in parts.items()}
+    found = {name: measured(samples.target, *estimates[name], net.quantiles) for name, samples in parts.items()}
     found["test"] |= (moved := shift_sensitivity(net, parts["test"]))
     print(table(found, {name: len(samples) for name, samples in parts.items()}))
-    most, usual = (f"{value:.2%}" for value in moved.values())
+    most, usual = (f"{100 * value:.2g}%" for value in moved.values())
     print(f"shifts by whole voxels move D* by {usual} of its spread over the test part (rms), at most {most}")
     files.write_json(config.out / "metrics.json", found)
     rows: dict[str, list[Any]] = {"split": [], "id": [], "true": [], "predicted": []}

@@ -33,6 +33,7 @@ CASES: dict[str, Callable[[Setting], Iterable[Row]]] = {
     "models-precision": cases_models.precision,
     "models-memory": cases_models.memory,
     "models-malloc": cases_models.malloc,
+    "models-ranks": cases_models.ranks,
     "gpu-tests": cases_gpu.tests,
     "walk-ladder": cases_gpu.walk_ladder,
     "solve-ladder": cases_gpu.solve_ladder,

@@ -27,8 +27,6 @@ from gpuion.training import Plan, Samples
 
 _STUDY = (91, 75.0, 75)  # spheres, edge, voxels
 _SLOW = ("tiled",)  # 2.3 s a training structure on a core: two at once, and few repeats
-# glibc gives large blocks back to the system after each step, and the next one faults them in again.
-_KEEP = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**34), "MALLOC_TOP_PAD_": str(2**28)}
 
 
 def cell(setting: Setting, n: int) -> Samples:
@@ -63,14 +61,15 @@ def _create(model: str, voxels: int) -> Model:
     return create(model, voxels=voxels, widths=() if voxels == _STUDY[2] else (4, 4))
 
 
-def steps(model: str, data: Samples, precision: str = "fp32") -> Callable[[], object]:
+def steps(model: str, data: Samples, precision: str = "fp32", world: World | None = None) -> Callable[[], object]:
     """Return a task: one step of training on all of the structures, as train.py takes it."""
     net, data = made(model, data)
     if isinstance(net, Ridge):
         return lambda: net.solve(data.target, data.inputs or ())
     plan = Plan(epochs=1000, batch=len(data), learning_rate=1e-4, precision=precision)
-    optimizer, world = training.optimizer_for(net, plan), World(rank=0, size=1, device=data.target.device)
-    return lambda: training.train_epoch(net, optimizer, data, epoch=0, plan=plan, world=world)
+    world = world or World(rank=0, size=1, device=data.target.device)
+    optimizer, wrapped = training.optimizer_for(net, plan), training.parallel(net, world)
+    return lambda: training.train_epoch(wrapped, optimizer, data, epoch=0, plan=plan, world=world)
 
 
 def _sizes(model: str, setting: Setting) -> tuple[int, int, int]:
@@ -189,7 +188,7 @@ def memory(setting: Setting) -> Iterator[Row]:
     """Memory of a training step: what one more structure of the batch takes, of each model."""
     for model in MODELS[-1:] if setting.tiny else MODELS:
         sizes = (2, 4) if setting.tiny or model in _SLOW else (8, 16, 32)
-        peaks = [_alone(model, batch, setting, {}, 1)["bytes"] for batch in sizes]
+        peaks = [_alone(model, batch, setting, "kept", 1)["bytes"] for batch in sizes]
         slopes = [max(1.0, (b - peaks[0]) / (n - sizes[0])) for n, b in zip(sizes[1:], peaks[1:], strict=True)]
         yield Row(
             what=f"{model}: slope of peak memory, batches of {sizes[0]} to {sizes[-1]}", unit="bytes/structure",
@@ -199,25 +198,54 @@ def memory(setting: Setting) -> Iterator[Row]:
 
 
 def malloc(setting: Setting) -> Iterator[Row]:
-    """Training steps with glibc keeping the memory that it was given back, against as it is; of no use on a GPU."""
+    """Training steps with memory kept between them, as train.py does on a CPU, against glibc's own setting."""
     for model in ("zero",) if setting.tiny else ("periodic", "zero", "tiled", "network"):
         _, few, repeats = _sizes(model, setting)
-        sides: list[dict[str, str]] = [_KEEP, {}]
         turns = [
-            [_alone(model, few, setting, extra, repeats)["seconds"] for extra in sides]
+            [_alone(model, few, setting, way, repeats) for way in ("kept", "plain")]
             for _ in range(1 if setting.tiny else 4)
         ]
-        ours, plain = ([few / s for turn in turns for s in turn[side]] for side in (0, 1))
+        ours, plain = ([few / s for turn in turns for s in turn[side]["seconds"]] for side in (0, 1))
+        peaks = [max(turn[side]["bytes"] for turn in turns) for side in (0, 1)]
         yield Row(
             what=f"{model}: train, batches of {few}, memory kept", unit="structures/s", samples=ours,
-            peer="glibc's own setting", peer_samples=plain, facts={"environment": _KEEP},
+            peer="glibc's own setting", peer_samples=plain,
+            facts={"peak_bytes": peaks[0], "peak_bytes_plain": peaks[1]},
         )  # fmt: skip
 
 
-def _alone(model: str, batch: int, setting: Setting, extra: dict[str, str], repeats: int) -> dict[str, Any]:
-    """Return seconds and memory of training steps in a process of their own."""
-    words = [model, batch, setting.device, setting.threads, repeats, setting.scale]
+def ranks(setting: Setting) -> Iterator[Row]:
+    """Training on every GPU, their gradients averaged by NCCL, or on two processes of a CPU by gloo, against one."""
+    on_gpus = setting.device != "cpu"
+    count, by = (torch.cuda.device_count(), "NCCL") if on_gpus else (2, "gloo")
+    for model in ("network",) if setting.tiny else ("periodic", "network"):
+        _, few, repeats = _sizes(model, setting)
+        sizes = (1, count) if count > 1 else (1,)
+        turns = [[_together(model, few, n, setting, repeats) for n in sizes] for _ in range(1 if setting.tiny else 3)]
+        rates = [[n * few / s for turn in turns for s in turn[i]] for i, n in enumerate(sizes)]
+        yield Row(
+            what=f"{model}: train, {sizes[-1]} process(es), {few} structures each", unit="structures/s",
+            samples=rates[-1], peer="one process" if count > 1 else "", peer_samples=rates[0] if count > 1 else [],
+            facts={"processes": sizes[-1], "backend": by},
+            note="" if count > 1 else "one GPU: nothing for NCCL to do",
+        )  # fmt: skip
+
+
+def _together(model: str, few: int, count: int, setting: Setting, repeats: int) -> list[float]:
+    """Return seconds of training steps on some processes, each with so many structures and as many threads."""
+    threads = max(1, setting.threads // count)
+    words = [model, few, setting.device, threads, repeats, setting.scale]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", count]
+    command = [*launch, Path(__file__).parent / "ranks.py", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True, env=environment)
+    return list(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _alone(model: str, batch: int, setting: Setting, way: str, repeats: int) -> dict[str, Any]:
+    """Return seconds and memory of training steps in a process of their own, `kept` or `plain`."""
+    words = [model, batch, setting.device, setting.threads, repeats, setting.scale, way]
     command = [sys.executable, str(Path(__file__).parent / "step.py"), *map(str, words)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(setting.threads), **extra}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(setting.threads)}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return dict(json.loads(done.stdout))

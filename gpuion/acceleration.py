@@ -6,6 +6,7 @@ import warnings
 
 import torch
 
+from gpuion import memory
 from gpuion.errors import ConfigError
 from gpuion.models import Model
 from gpuion.surrogate import Surrogate
@@ -18,10 +19,11 @@ _WRONG = range(90800, 91100)  # cuDNN 9.8 to 9.10: wrong results of 3D convoluti
 def arrange(net: Model, precision: str, device: torch.device, *, compile: bool = False) -> None:  # noqa: A002
     """Prepare a network and its device to train in a precision, compiled or not.
 
-    On a GPU matrix products and convolutions round to the ten bits of TF32 with tf32, and do not otherwise; what bf16
-    does is the plan's. Compilation takes place at the first steps. On one CPU core the periodic network's training
-    takes 6.6 ms a structure of 75³ voxels as it is, 5.7 in bf16, and 7.7 compiled, after ten seconds of compiling for
-    each size of a batch: it does not pay there.
+    On a CPU image networks keep their memory between steps, see `memory.keep`. On a GPU matrix products and
+    convolutions round to the ten bits of TF32 with tf32, and do not otherwise; what bf16 does is the plan's.
+    Compilation takes place at the first steps. On one CPU core the periodic network's training takes 6.6 ms a structure
+    of 75³ voxels as it is, 5.7 in bf16, and 7.7 compiled, after ten seconds of compiling for each size of a batch: it
+    does not pay there.
 
     Raises
     ------
@@ -33,6 +35,8 @@ def arrange(net: Model, precision: str, device: torch.device, *, compile: bool =
         raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if precision == "bf16":
         _check_bf16(net, device)
+    if device.type == "cpu" and isinstance(net, Surrogate):
+        memory.keep()
     if compile:
         _check_compiler(net, device)
         # The power spectrum stays as it is, and takes little time.

@@ -40,7 +40,10 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of a gpuion surrogate")
     if content.get("version") != _VERSION:
-        raise CheckpointError(f"{path} is of version {content.get('version')}, this program reads {_VERSION}")
+        raise CheckpointError(
+            f"{path} is of version {content.get('version')}, this program reads {_VERSION}; take the gpuion that wrote "
+            "it, or train again"
+        )
     missing = {"arguments", "weights", "meta", "progress"} - content.keys()
     if missing:
         raise CheckpointError(f"{path} lacks {', '.join(sorted(missing))}")

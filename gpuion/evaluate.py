@@ -25,20 +25,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpuion import files, model_panels, plots, splits, training
+from gpuion import files, memory, model_panels, plots, splits, training
 from gpuion.config import Parser
 from gpuion.dataset import Dataset, open_dataset
 from gpuion.distributed import pick_device
+from gpuion.error_tables import show
 from gpuion.errors import CheckpointError, DatasetError, run_script
+from gpuion.measures import measured, shift_sensitivity, turn_sensitivity
 from gpuion.medium import whole
 from gpuion.models import Model
 from gpuion.predictor import Predictor
-from gpuion.survey import table
 from gpuion.training import Samples
 
 _PAIRS = 2**22  # of spheres at once: a model of contacts takes some hundred bytes for each
 _SAME = 0.01  # relative difference of two diameters that count as one: cells of 27 and of 91 spheres differ by 0.05%
-HEAD = ("model", "data", "structures", "MSE", "MAPE, %", "mean error, %", "worst, %", "R")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +54,10 @@ class Found:
         D*.
     label : float64 [n]
         What the label says of its own error, of D.
+    spread : float64 [n]
+        Standard deviation of log D*, NaN of a model that does not know its own.
+    quantiles : float64 [100]
+        Of errors over `spread`, see `Prediction`.
     """
 
     id: Tensor
@@ -61,6 +65,8 @@ class Found:
     true: Tensor
     predicted: Tensor
     label: Tensor
+    spread: Tensor
+    quantiles: Tensor
 
     @property
     def error(self) -> Tensor:
@@ -70,8 +76,8 @@ class Found:
     def of(self, kept: np.ndarray) -> "Found":
         """Return those of a mask."""
         at = torch.from_numpy(kept)
-        tensors = {name: getattr(self, name)[at] for name in ("id", "true", "predicted", "label")}
-        return Found(kind=self.kind[kept], **tensors)
+        tensors = {name: getattr(self, name)[at] for name in ("id", "true", "predicted", "label", "spread")}
+        return Found(kind=self.kind[kept], quantiles=self.quantiles, **tensors)
 
 
 def main() -> None:
@@ -83,6 +89,7 @@ def main() -> None:
         "--part", choices=("test", "validation", "train", "all"), default="test", help="of each data set"
     )
     parser.add_argument("--worst", type=int, default=10, help="how many of the largest errors to list (default 10)")
+    parser.add_argument("--symmetry", action="store_true", help="shift, turn and mirror whole cells, too")
     parser.add_argument("--out", type=Path, help="file for all of it as JSON")
     parser.add_argument("--pictures", type=Path, help="folder for pictures of errors and of what training met")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
@@ -91,11 +98,13 @@ def main() -> None:
         plots.require()
     device = pick_device(given.device)
     nets = [(path, training.load_surrogate(path, device)) for path in given.checkpoint]
+    if device == "cpu" and not all(isinstance(net, Predictor) for _, net in nets):
+        memory.keep()
     sets = [(path, part_of(path, given.part)) for path in given.data]
     for path, net in nets:
         for source, data in sets:
             check(net, data, path, source)
-    results = [describe(path, net, sets, given.part, given.worst) for path, net in nets]
+    results = [describe(path, net, sets, given.part, given.worst, symmetry=given.symmetry) for path, net in nets]
     print(show(results))
     if given.out:
         files.write_json(given.out, {"part": given.part, "results": results, **files.provenance()})
@@ -163,22 +172,27 @@ def _voxels(net: Model, data: Dataset) -> int:
     return whole(data.box * net.meta["voxels"] / net.meta["box"], 1, "voxels")
 
 
+def samples_of(net: Model, data: Dataset) -> Samples:
+    """Return structures as a model takes them, with their D* in its unit."""
+    return Samples(
+        centers=data.centers, target=(data.mean_diffusivity / float(net.meta["d_reference"])).float(), id=data.id,
+        box=data.box, diameter=data.diameter, voxels=_voxels(net, data),
+    ).to(net.output_shift.device)  # fmt: skip
+
+
 @torch.no_grad()
 def predict(net: Model, data: Dataset) -> Found:
     """Return D* by a model of all structures of a data set, and what is known of them."""
-    device = net.output_shift.device
-    unit, voxels = float(net.meta["d_reference"]), _voxels(net, data)
     parts = []
     for some in torch.arange(len(data)).split(max(1, _PAIRS // data.centers.shape[1] ** 2)):
-        samples = Samples(
-            centers=data.centers[some], target=(data.mean_diffusivity[some] / unit).float(), id=data.id[some],
-            box=data.box, diameter=data.diameter, voxels=voxels,
-        )  # fmt: skip
-        parts.append(training.predict(net, training.prepared(net, samples.to(device))).cpu())
+        samples = samples_of(net, data.subset(some))
+        parts.append(torch.stack(training.estimate(net, training.prepared(net, samples))).cpu())
+    predicted, spread = torch.cat(parts, 1)
     D = data.mean_diffusivity
     return Found(
-        id=data.id, kind=kinds(data), true=D / unit, predicted=torch.cat(parts), label=data.standard_error.mean(1) / D
-    )
+        id=data.id, kind=kinds(data), true=D / float(net.meta["d_reference"]), predicted=predicted, spread=spread,
+        label=data.standard_error.mean(1) / D, quantiles=net.quantiles.double().cpu(),
+    )  # fmt: skip
 
 
 def kinds(data: Dataset) -> np.ndarray:
@@ -189,11 +203,11 @@ def kinds(data: Dataset) -> np.ndarray:
 
 
 def measures(found: Found) -> dict[str, float]:
-    """Return number, MSE, MAPE and R as `training.metrics` has them, mean and worst relative error, the labels' own."""
+    """Return number, all that `gpuion.measures.measured` does, mean and worst relative error, the labels' own."""
     error = 100 * found.error
     return {
         "structures": len(error),
-        **training.metrics(found.predicted, found.true),
+        **measured(found.true, found.predicted, found.spread, found.quantiles),
         "mean_error": float(error.mean()),
         "worst_error": float(error[error.abs().argmax()]),
         "label_error": float(100 * found.label.mean()),
@@ -201,7 +215,9 @@ def measures(found: Found) -> dict[str, float]:
     }
 
 
-def describe(path: Path, net: Model, sets: Sequence[tuple[Path, Dataset]], part: str, worst: int) -> dict[str, Any]:
+def describe(
+    path: Path, net: Model, sets: Sequence[tuple[Path, Dataset]], part: str, worst: int, *, symmetry: bool = False
+) -> dict[str, Any]:
     """Return all that is known of a model and its errors on some data sets, as JSON values."""
     config = net.meta.get("config", {})
     known = {name: config.get(name) for name in ("data", "epochs", "batch", "learning_rate", "weight_decay", "seed")}
@@ -219,6 +235,9 @@ def describe(path: Path, net: Model, sets: Sequence[tuple[Path, Dataset]], part:
             ],
             "true": found.true.tolist(), "predicted": found.predicted.tolist(),
         })  # fmt: skip
+        if symmetry:
+            samples = samples_of(net, data)
+            rows[-1] |= shift_sensitivity(net, samples) | turn_sensitivity(net, samples)
     return {
         "checkpoint": str(path), "model": name_of(net), "parameters": sum(p.numel() for p in net.parameters()),
         "trained_on": net.meta.get("structures", {}).get("train"), "d_reference": net.meta["d_reference"],
@@ -229,72 +248,6 @@ def describe(path: Path, net: Model, sets: Sequence[tuple[Path, Dataset]], part:
 def name_of(net: Model) -> str:
     """Return what `train.py --model` calls a model."""
     return str(net.arguments.get("model") or net.arguments["boundary"])
-
-
-def show(results: Sequence[dict[str, Any]]) -> str:
-    """Return tables in Markdown: errors, the same by family, their range over checkpoints of a model, and the worst."""
-    rows = [(found, row) for found in results for row in found["results"]]
-    parts = [table(HEAD, [[_title(found), row["data"], *_cells(row)] for found, row in rows])]
-    families = [
-        [_title(found), row["data"], family, *_cells(of)]
-        for found, row in rows
-        for family, of in row["families"].items()
-    ]
-    parts.append(table((*HEAD[:2], "family", *HEAD[2:]), families))
-    parts += [_ranges(rows)] if len({_group(found) for found in results}) < len(results) else []
-    for found, row in rows:
-        lines = [
-            [str(x["id"]), x["family"], f"{x['true']:.4g}", f"{x['predicted']:.4g}",
-             f"{100 * (x['predicted'] / x['true'] - 1):+.3g}"]
-            for x in row["worst"]
-        ]  # fmt: skip
-        if lines:
-            head = ("id", "family", "D*", "predicted", "error, %")
-            parts.append(f"{_title(found)} on {row['data']}, largest errors:\n\n{table(head, lines)}")
-    for row in {row["data"]: row for _, row in rows}.values():
-        parts.append(
-            f"{row['data']}: the labels' own stated error is {row['label_error']:.2g}% of D on average, at most "
-            f"{row['label_error_most']:.2g}%; {row['part']} of it, {row['sites_per_voxel']} site(s) a voxel"
-        )
-    others = {
-        f"note: {found['checkpoint']} learnt labels of {found['sites_per_voxel']} site(s) a voxel, {row['data']} has "
-        f"those of {row['sites_per_voxel']}: the lattice's error is part of what is shown"
-        for found, row in rows if found["sites_per_voxel"] not in {None, row["sites_per_voxel"]}
-    }  # fmt: skip
-    return "\n\n".join(parts + sorted(others))
-
-
-def _title(found: dict[str, Any]) -> str:
-    """Return a model with what it was trained on and its seed, as far as that is known."""
-    words = [f"{found['trained_on']} structures"] if found["trained_on"] else []
-    words += [f"seed {found['config']['seed']}"] if found["config"]["seed"] is not None else []
-    return found["model"] + (f" ({', '.join(words)})" if words else "")
-
-
-def _group(found: dict[str, Any]) -> tuple[str, int]:
-    return found["model"], found["trained_on"] or 0
-
-
-def _cells(row: dict[str, Any]) -> list[str]:
-    return [
-        str(row["structures"]), f"{row['mse']:.3g}", f"{row['mape']:.3g}", f"{row['mean_error']:+.2g}",
-        f"{row['worst_error']:+.3g}", f"{row['r']:.4f}",
-    ]  # fmt: skip
-
-
-def _ranges(rows: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> str:
-    """Return the lowest and highest of each measure over the checkpoints of a model trained on as many structures."""
-    lines = []
-    for group, source in dict.fromkeys((_group(found), row["data"]) for found, row in rows):
-        same = [row for found, row in rows if (_group(found), row["data"]) == (group, source)]
-        title = group[0] + (f" ({group[1]} structures)" if group[1] else "")
-        ends = [
-            f"{min(row[key] for row in same):{form}} to {max(row[key] for row in same):{form}}"
-            for key, form in (("mse", ".3g"), ("mape", ".3g"), ("r", ".4f"))
-        ]
-        worst = max((row["worst_error"] for row in same), key=abs)
-        lines.append([title, source, str(len(same)), *ends, f"{worst:+.3g}"])
-    return table(("model", "data", "seeds", "MSE", "MAPE, %", "R", "worst of all, %"), lines)
 
 
 if __name__ == "__main__":

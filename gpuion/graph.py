@@ -1,6 +1,6 @@
 """A message-passing network on the spheres of a periodic cell, blind to shifts, turns and mirrors.
 
-Legend: B structures, N particles, K neighbours of a sphere, R bumps, C channels.
+Legend: B structures, N particles, K neighbours of a sphere at most, E of all spheres together, R bumps, C channels.
 """
 
 import math
@@ -90,19 +90,22 @@ class GraphNetwork(Predictor):
     def _means(self, neighbor: Tensor, vector: Tensor) -> Tensor:
         """Return the means over spheres of their states after each round, [B, rounds C]."""
         dtype = self.lengths.dtype
-        neighbor, vector = neighbor.long(), vector.to(dtype)
-        square = vector.square().sum(-1)
-        near = square > 0
-        distance = torch.where(near, square, 1).sqrt() * near  # not the root of 0, whose gradient is not finite
-        unit = vector / distance.clamp_min(1e-6)[..., None]
-        fade = (1 + torch.cos(math.pi * (distance / _CUTOFF).clamp(max=1))) / 2 * near
+        B, N, K = neighbor.shape
+        # Layers see real neighbours alone, in the study a quarter of K. Training takes half the time: 1.8, not 3.6 ms.
+        (place,) = torch.where(vector.any(-1).flatten())
+        along = vector.reshape(-1, 3)[place].to(dtype)
+        sender = neighbor.reshape(-1)[place] + place // (N * K) * N
+        distance = along.square().sum(-1).sqrt()
+        unit = along / distance[:, None]
+        fade = (1 + torch.cos(math.pi * (distance / _CUTOFF).clamp(max=1))) / 2
         bump = bumps(distance, self.lengths, 1.5)
-        tensor = unit[..., :, None] * unit[..., None, :] - torch.eye(3, dtype=dtype, device=unit.device) / 3
-        angular = torch.cat([torch.ones_like(unit[..., :1]), unit, tensor.flatten(-2)], -1) * fade[..., None]
+        tensor = unit[:, :, None] * unit[:, None, :] - torch.eye(3, dtype=dtype, device=unit.device) / 3
+        angular = torch.cat([torch.ones_like(unit[:, :1]), unit, tensor.flatten(-2)], -1) * fade[:, None]
+        angular = _spread(angular, place, B * N * K).view(B * N, K, 13)
         state, means = None, []
         for step in self.rounds:
-            state = step(state, neighbor, bump, angular)
-            means.append(state.mean(1))
+            state = step(state, sender, place, bump, angular)
+            means.append(state.view(B, N, -1).mean(1))
         return torch.cat(means, -1)
 
 
@@ -119,20 +122,29 @@ class _Round(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.update = layers(width, hidden, hidden)
 
-    def forward(self, state: Tensor | None, neighbor: Tensor, bump: Tensor, angular: Tensor) -> Tensor:
-        """Return the next states [B, N, C]."""
+    def forward(self, state: Tensor | None, sender: Tensor, place: Tensor, bump: Tensor, angular: Tensor) -> Tensor:
+        """Return the next states [S, C] of all spheres, S = B N.
+
+        The E neighbours that there are have `sender` [E], the other sphere, and `place` [E] among the S K that there
+        could be; `angular` [S, K, 13] is 0 where there is none.
+        """
         x = self.gate(bump)
-        B, N, K = neighbor.shape
+        S, K, _ = angular.shape
         if state is not None and self.heard is not None and self.own is not None:
-            sent = self.heard(state).gather(1, neighbor.view(B, N * K, 1).expand(-1, -1, state.shape[-1]))
-            x = x + sent.view(B, N, K, -1) + self.own(state)[:, :, None]
-        moments = angular.mT @ self.message(x) / 4  # [B, N, 13, C]; some four neighbours are near
-        number, vector, tensor = moments.split([1, 3, 9], 2)
-        parts = [number[:, :, 0], _length(vector), _length(tensor)]
+            x = x + self.heard(state)[sender] + self.own(state)[place // K]
+        message = _spread(self.message(x), place, S * K).view(S, K, x.shape[1])
+        moments = angular.mT @ message / 4  # [S, 13, C]; some four neighbours are near
+        number, vector, tensor = moments.split([1, 3, 9], 1)
+        parts = [number[:, 0], _length(vector), _length(tensor)]
         if state is None:
             return self.update(self.norm(torch.cat(parts, -1)))
         return state + self.update(self.norm(torch.cat([*parts, state], -1)))
 
 
+def _spread(x: Tensor, place: Tensor, places: int) -> Tensor:
+    """Return rows [E, C] at their places, 0 at all others, [places, C]."""
+    return x.new_zeros(places, x.shape[1]).index_copy(0, place, x)
+
+
 def _length(x: Tensor) -> Tensor:
-    return (x.square().sum(2) + 1e-4).sqrt()
+    return (x.square().sum(1) + 1e-4).sqrt()

@@ -161,6 +161,7 @@ def parity(found: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Any:
             axes.set(title=name, xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
             axes.set_aspect("equal")
             axes.label_outer()
+            axes.tick_params(labelbottom=number + columns >= len(found))  # nothing stands below it
             for axis in (axes.xaxis, axes.yaxis):
                 plain(axis)
         figure.supxlabel("exact D*  (1 = best structure of the data)", fontsize=10)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gpuion.dataset import Dataset
 from gpuion.errors import DatasetError
-from gpuion.splits import PARTS, SEED, positions, split
+from gpuion.splits import NAME, PARTS, SEED, positions, split
 from gpuion.training import Samples
 
 
@@ -34,7 +34,10 @@ def divide(paths: Sequence[str], sets: Sequence[Dataset], voxels: int) -> dict[s
             key = name if data is first or name != "test" else f"test of {path}"
             kept = index[data.settled[index]]
             if not len(kept):
-                raise DatasetError(f"{path}: expected settled labels in each part of its split, found none in {name}")
+                raise DatasetError(
+                    f"{path}: expected settled labels in each part of its split, found none in {name}; add structures, "
+                    f"or divide it anew: remove its {NAME}, then python -m gpuion.dataset split"
+                )
             chosen.setdefault(key, []).append((data, kept))
     return {
         name: Samples(

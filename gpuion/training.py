@@ -9,6 +9,7 @@ with it, and get what they prepared of the structure once for all epochs.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import permutations
@@ -219,7 +220,8 @@ def train_epoch(
         mine = whole.tensor_split(world.size)[world.rank]
         for group in optimizer.param_groups:
             group["lr"] = plan.rate((epoch + (i + 1) / len(steps)) / plan.epochs)
-        with memory.explained(len(mine), plan.batch, world.device), bare.alone():
+        fewer = functools.partial(_attempt, net, bare, samples, mine, epoch, plan) if world.size == 1 else None
+        with memory.explained(len(mine), plan.batch, world.device, fewer), bare.alone():
             found, losses = step(net, bare, samples, mine, epoch, plan)
             total += (found.detach() - samples.target[mine]).square().sum()
             # Ranks average their gradients: weighted so that the average is that of the whole batch's mean.
@@ -235,6 +237,11 @@ def train_epoch(
     if not math.isfinite(mean):
         raise GpuionError(f"training diverged in epoch {epoch}: the error is {mean}; lower the learning rate")
     return mean
+
+
+def _attempt(net: nn.Module, bare: Model, samples: Samples, index: Tensor, epoch: int, plan: Plan, count: int) -> None:
+    """Take a step's layers there and back with the first of its structures."""
+    step(net, bare, samples, index[:count], epoch, plan)[1].sum().backward()
 
 
 def predict(net: Model, samples: Samples, world: World | None = None) -> Tensor:

@@ -46,6 +46,7 @@ def test_measures_by_hand():
     found = evaluate.Found(
         id=torch.arange(3), kind=np.array(["a", "b", "b"]), true=torch.tensor([1.0, 2.0, 4.0]).double(),
         predicted=torch.tensor([1.5, 2.0, 3.0]).double(), label=torch.tensor([0.01, 0.02, 0.03]).double(),
+        spread=torch.tensor([0.3, 0.1, 0.1]).double(), quantiles=torch.arange(1, 101).double() / 50,
     )  # fmt: skip
     whole = evaluate.measures(found)
     assert whole["structures"] == 3
@@ -55,7 +56,12 @@ def test_measures_by_hand():
     assert whole["worst_error"] == pytest.approx(50)
     assert whole["label_error"] == pytest.approx(2)
     assert whole["label_error_most"] == pytest.approx(3)
+    # Errors of log D*: log 1.5 = 0.405, 0 and log 0.75 = −0.288; 68% reaches 1.36 σ = 0.408 and 0.136.
+    assert whole["error"] == pytest.approx(math.sqrt((math.log(1.5) ** 2 + math.log(0.75) ** 2) / 3))
+    assert whole["spread"] == pytest.approx(math.sqrt((0.09 + 0.01 + 0.01) / 3))
+    assert whole["coverage_68"] == whole["coverage_95"] == pytest.approx(2 / 3)
     some = evaluate.measures(found.of(found.kind == "b"))
+    assert some["coverage_68"] == 0.5
     assert (some["structures"], some["worst_error"]) == (2, pytest.approx(-25))
 
 
@@ -91,6 +97,35 @@ def test_a_part_in_the_checkpoints_own_unit(tmp_path, monkeypatch, capsys, name)
     assert "| model | data | structures | MSE | MAPE, % |" in shown
     assert f"| {row['worst'][0]['id']} | {row['worst'][0]['family']} |" in shown
     assert "the labels' own stated error is 1% of D on average" in shown  # write_folder's 0.01 D
+
+
+def test_what_moves_of_the_cell_do_and_how_sure_a_model_is(tmp_path, monkeypatch, capsys):
+    source = mixed(tmp_path / "data")
+    paths = [save(tmp_path / f"{name}.pt", name) for name in ("network", "periodic", "zero")]
+    sure = gpuion.load_surrogate(paths[0])
+    sure.doubt.scale.fill_(0.5)
+    sure.doubt.quantiles.copy_(torch.linspace(0.02, 2, 100))
+    training.save_checkpoint(paths[0], sure, sure.meta)
+    call(monkeypatch, *paths, "--data", source, "--symmetry", "--out", tmp_path / "found.json")
+    network, periodic, zero = (x["results"][0] for x in json.loads((tmp_path / "found.json").read_text())["results"])
+    for row in (network, periodic, zero):
+        for name in ("shift_sensitivity", "turn_sensitivity"):
+            assert row[name] >= row[f"{name}_rms"] >= 0
+    # Float32 sums of some thousand terms; the spread of D* here is 3% of D*, and zero padding sees any shift.
+    assert max(network["shift_sensitivity"], network["turn_sensitivity"], periodic["turn_sensitivity"]) < 1e-3
+    assert zero["shift_sensitivity"] > 1e-2
+    assert zero["turn_sensitivity"] > 1e-2
+    test = evaluate.part_of(source, "test")
+    said = sure.predict(test.centers, box=BOX, diameter=DIAMETER)
+    assert network["spread"] == pytest.approx(float(said.spread.square().mean().sqrt()), rel=1e-4)
+    low, high = said.interval(0.68)
+    true = test.mean_diffusivity / 0.5
+    assert network["coverage_68"] == float(((true >= low) & (true <= high)).double().mean())
+    assert "coverage_68" not in periodic
+    shown = capsys.readouterr().out
+    assert f"| network | {source} | all | 4 | {100 * network['error']:.2f} | {100 * network['spread']:.2f} |" in shown
+    assert shown.count("| network | ") == 1 + 3 + 1 + 1  # on the whole, by family, how sure, and moves
+    assert f"| zero | {source} | {100 * zero['shift_sensitivity_rms']:.2g} |" in shown
 
 
 def test_gapped_structures_are_told_apart_by_their_slabs(tmp_path):
@@ -176,6 +211,11 @@ def test_seeds_and_sizes_are_put_together_and_drawn(tmp_path, monkeypatch, capsy
     shown = capsys.readouterr().out
     assert "| nearest (12 structures) | " + str(source) + " | 2 |" in shown
     assert "nearest (5 structures, seed 0)" in shown
+    lines = [line for line in shown.splitlines() if line.startswith("| nearest (")]
+    assert [line.split(" | ")[-1] for line in lines if " to " in line] == [
+        "1.00 |",
+        "– |",
+    ]  # the same untrained weights
     assert sorted(drawn) == ["families.png", "learning.png", "losses.png", "parity.png"]
     for name in drawn:
         assert (tmp_path / "pictures" / name).read_bytes().startswith(b"\x89PNG")

@@ -1,7 +1,13 @@
 """Labels: the same for any batch and any number of threads, with errors that mean something where D is nothing."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
+from test_models import folder
+from test_training import ROOT
 
 import gpuion
 from gpuion.labeling import Labels, beyond, deviation, label
@@ -95,3 +101,15 @@ def test_walks_go_on_until_the_mean_is_known():
     assert found.converged_kmc.all()
     assert float(found.standard_error_kmc.square().sum().sqrt() / 3 / found.diffusivity_kmc.mean()) < 0.04
     assert not label(centers, **cell, method="kmc", time=1.0, walkers=200).converged.any()
+
+
+def test_the_example_tells_how_well_labels_repeat_themselves(tmp_path):
+    data = folder(tmp_path / "data")
+    command = [sys.executable, str(ROOT / "examples" / "label_noise.py"), str(data), "--count", "2"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    first, shifted, closer = done.stdout.splitlines()
+    assert first.startswith("2 structures, D to 0.005")
+    assert 0 < float(shifted.split()[-1]) < 1  # docs/models.md has 0.1%
+    assert -0.05 < float(closer.split()[2]) < 0.5  # no more than the tolerance

@@ -99,6 +99,11 @@ def test_other_numbers_of_spheres_and_other_cells(name):
 
 
 @pytest.mark.parametrize("name", ["graph", "network"])
+def test_a_sphere_may_be_alone(name):
+    assert bool((value(model(name), placed(2)[:, :1]) > 0).all())
+
+
+@pytest.mark.parametrize("name", ["graph", "network"])
 def test_a_doubled_cell_is_the_same(name):
     net, x = model(name).double(), placed(2).double()
     shifts = torch.tensor(list(product([0, BOX], repeat=3)), dtype=torch.float64)

@@ -65,6 +65,20 @@ def test_the_script_on_two_ranks(tmp_path):
     assert curves[0] == pytest.approx(curves[1], rel=1e-2)
 
 
+@pytest.mark.parametrize("model", ["tiled", "zero"])
+def test_the_papers_networks_from_the_first_epoch_to_the_last(tmp_path, model):
+    data, out = write_folder(tmp_path / "data"), tmp_path / "out"
+    script("--data", data, "--out", out, "--model", model, "--epochs", 2)
+    net = gpuion.load_surrogate(out / "surrogate.pt")
+    assert net.arguments["boundary"] == model
+    # Two pools by 2 of an edge of 15 voxels, repeated by the one and not by the other, in 4 channels.
+    assert net.body.features == 4 * ((45 if model == "tiled" else 15) // 4) ** 3
+    found = json.loads((out / "metrics.json").read_text())["test"]
+    assert math.isfinite(found["mse"])
+    # Zero padding sees any shift, in the image repeated or not.
+    assert found["shift_sensitivity"] > 0
+
+
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path):
     data = write_folder(tmp_path / "data", 60)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
