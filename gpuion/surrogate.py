@@ -32,7 +32,8 @@ class Surrogate(Predicting):
     takes any cell that its window divides.
     It predicts log D*, so that its D* is positive.
     `tiled` is the network of Kadulkar, Howard, Truskett and Ganesan (J. Phys. Chem. B 2021): the image
-    repeated 3×3×3, four blocks of 3×3×3 convolution, ReLU and average pooling, two fully connected layers.
+    repeated 3×3×3, four blocks of 3×3×3 convolution, ReLU and average pooling, two fully connected layers; what
+    enters these is normalised over the batch while it learns, else by constants that they could absorb.
     `zero` is the same network on the image itself, padded with zeros.
 
     Parameters
@@ -295,8 +296,10 @@ class _PaperBody(nn.Module):
             convolution = nn.Conv3d(inputs, outputs, 3, padding=1)
             nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
             layers += [convolution, nn.ReLU(inplace=True), nn.AvgPool3d(2)]
-        self.blocks = nn.Sequential(*layers, nn.Flatten())
         self.features = widths[-1] * cells**3
+        # Thousands of positive features of one mean: a step of Adam moved all hidden units by twenty times what
+        # structures differ by, and the ReLUs died. Normalised they learn; afterwards the next layer could absorb it.
+        self.blocks = nn.Sequential(*layers, nn.Flatten(), FeatureNorm(self.features))
 
     def forward(self, image: Tensor) -> Tensor:
         """Return features [B, C]."""
