@@ -84,11 +84,11 @@ def walk(
     then. So D lies below a window's slope by 1 / (2^(3/2) − 1) = 0.55 of its fall F from the window before. F / √12,
     the standard deviation of anything between nothing and F, is part of the standard error (`gpuion.slopes` says why).
 
-    D is read at the first two windows, the earlier of them beyond the relaxation time of the box, L² / 4π²D, from which
-    it comes out as known to 20%, with F / √12 no more than 0.3 of the error over walkers, and no more than two standard
-    errors above any later window, nor the earlier of the two more than three. An axis also counts as settled where its
-    slope is zero within two standard errors, in two windows, and known to 1% of the fastest axis, or where no cluster
-    of open sites leads through: there D is zero. Fewer than 30 walkers settle nothing.
+    D is read at the first two windows, the earlier of them beyond the relaxation time of the box, L² / 4π²D of the
+    longest edge L, from which it comes out as known to 20%, with F / √12 no more than 0.3 of the error over walkers,
+    and no more than two standard errors above any later window, nor the earlier of the two more than three. An axis
+    also counts as settled where its slope is zero within two standard errors, in two windows, and known to 1% of the
+    fastest axis, or where no cluster of open sites leads through: D is zero there. Below 30 walkers nothing settles.
 
     With time="auto" a walk begins short. As long as an axis has not settled, its time is doubled, all walkers going
     on where they stood, and so where it could be read at the last windows alone, the noisiest; elsewhere, where only

@@ -109,7 +109,9 @@ def _settle(
     over = [x[:, :, None] - slopes[:, None] for x in (ends, slopes[:, :-1])]  # paired by walker: [B, J−1, J, 3, W]
     below, far = (x.mean(-1) > sigmas * _standard_error(x) for x, sigmas in zip(over, (2, 3), strict=True))
     holds = ~((below | far) & later).any(2)  # [B, J−1, 3]
-    relaxed = lags[:, :-1, None] / 2 * end.clamp_min(0) >= (box / (2 * math.pi)) ** 2
+    # The longest edge for every axis: what is slow along it bends the ways along the others, too. In 4 × 48 × 4 sites
+    # near the percolation threshold walks lay 1.9% high where each axis had relaxed on its own edge alone.
+    relaxed = lags[:, :-1, None] / 2 * end.clamp_min(0) >= (box.max() / (2 * math.pi)) ** 2
     clear = noise.hypot(doubts) <= 0.2 * end.abs()
     calm = doubts <= 0.3 * noise
     nothing = (level.abs() <= 2 * error) & (error > 0) & (error <= 0.01 * level.amax((1, 2), keepdim=True))

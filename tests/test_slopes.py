@@ -77,6 +77,8 @@ def test_what_a_slope_has_yet_to_fall_is_not_left_out(monkeypatch):
     ends = after - (before - after) / (2**1.5 - 1)
     torch.testing.assert_close(run.diffusivity, ends.mean(-1))
     torch.testing.assert_close(run.standard_error.square(), ends.var(-1) / W + fall.square() / 12)
+    doubt = fall.abs().sum(-1) / 3 / math.sqrt(12)  # of the mean of the axes: theirs need not cancel
+    torch.testing.assert_close(run.mean_error.square(), ends.mean(1).var(-1) / W + doubt.square())
     # Without it, slopes of the same walks, as settled, lie too high.
     monkeypatch.setattr(slopes, "AHEAD", 0.0)
     plain = slopes.analyse(path, one, 1.0, small, leads)
@@ -103,3 +105,24 @@ def test_known_to_a_fifth_is_enough_and_no_less():
     large = torch.full((3,), 2 * math.pi * math.sqrt(50 * 3.0), dtype=torch.float64)
     noisy = slopes.analyse(path, one, 1.0, large, leads)
     assert noisy.reason == (slopes.MORE,)
+
+
+def test_every_axis_waits_for_the_longest_edge_to_relax():
+    one, leads = torch.ones(1, dtype=torch.float64), torch.ones(1, 3, dtype=torch.bool)
+    path = (10 * torch.randn(1, 64, 400, 3, generator=torch.Generator().manual_seed(2)).cumsum(1)).round().int()
+    edge = 2 * math.pi * math.sqrt(50 * 1.5)  # relaxed after 1.5 checkpoints at D = 50: windows from a lag of 3 on
+    for box, least in (([5.0, 5.0, 5.0], 4), ([5.0, edge, 5.0], 8)):  # the later window of a pair
+        run = slopes.analyse(path, one, 1.0, torch.tensor(box, dtype=torch.float64), leads)
+        assert run.lag.tolist() == [[least] * 3]
+
+
+def test_nothing_is_read_only_where_it_is_known_to_a_hundredth_of_the_fastest_axis():
+    one, small = torch.ones(1, dtype=torch.float64), torch.full((3,), 5.0, dtype=torch.float64)
+    leads = torch.ones(1, 3, dtype=torch.bool)
+    for jitter, enough in ((3.0, True), (60.0, False)):  # along z walkers stay where they are, but for noise
+        generator = torch.Generator().manual_seed(3)
+        path = 10 * torch.randn(1, 64, 400, 3, generator=generator).cumsum(1)
+        path[..., 2] = jitter * torch.randn(1, 64, 400, generator=generator)
+        run = slopes.analyse(path.round().int(), one, 1.0, small, leads)
+        assert ((run.slopes[0, 1:, 2].abs() <= 2 * run.slope_errors[0, 1:, 2]).sum() >= 2) or enough
+        assert run.converged.tolist() == [enough]

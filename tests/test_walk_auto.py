@@ -1,6 +1,7 @@
 """Walks that go on until they know enough: the same walk as one of that length, honest at their limit, alone or not."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -125,3 +126,18 @@ def test_a_medium_without_structures():
 def test_nonsense_is_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):
         gpuion.walk(two_phase(), **{"walkers": 10, "time": "auto", **kwargs})
+
+
+def test_a_walk_that_is_read_at_its_last_windows_goes_on_before_others_join():
+    # Walks whose D is read at lags of 1/4 and 1/2 of their time, errors twice what is wanted; one that knows enough.
+    two = torch.tensor([0.25, 0.5, 0.5], dtype=torch.float64)
+    result = SimpleNamespace(
+        mean=torch.ones(3), mean_error=torch.tensor([0.04, 0.04, 0.01]), reason=("",) * 3,
+        attempts=torch.full((3,), 6400), lag=two[:, None].expand(3, 3), time=torch.ones(3),
+        standard_error=torch.full((3, 3), 0.04),
+    )  # fmt: skip
+    walks = SimpleNamespace(index=torch.arange(3), start=torch.zeros(3, 64))
+    plan = kmc._plan(result, walks, kmc._Goal(rtol=0.02, max_attempts=10**9))
+    assert plan == [3.0, kmc._LONGER, kmc._STOP]  # four times the walkers halve an error
+    result.standard_error = torch.zeros(3, 3)  # an axis on which nothing moves says nothing of that
+    assert kmc._plan(result, walks, kmc._Goal(rtol=0.02, max_attempts=10**9))[1] == 3.0

@@ -53,6 +53,12 @@ def random_sites(share, seed):
     return gpuion.Medium(labels, torch.ones(2), torch.tensor([0.0, math.inf]))
 
 
+def long_sites(share, seed):
+    """The same in one structure of 4 · 48 · 4 sites, whose slow motions all run along y."""
+    labels = (torch.rand(1, 4, 48, 4, generator=torch.Generator().manual_seed(seed)) > share).to(torch.uint8)
+    return gpuion.Medium(labels, torch.ones(2), torch.tensor([0.0, math.inf]))
+
+
 AUTO = {"walkers": 100, "time": "auto"}
 # Medium, settings of the walk, limits of the mean and of the rms of z of the mean. Of 240 walks these have standard
 # errors of 0.065 and 0.046 (those of 10 media share what is left to fall): limits are 0.3 and 1.1 plus three of them,
@@ -64,6 +70,7 @@ HARD = [
     (random_sites, 0.34, {**AUTO, "rtol": 0.05, "max_attempts": 1e9}, 0.3, 1.1),
     (random_sites, 0.4, {**AUTO, "rtol": 0.05}, 0.3, 1.1),
     (random_sites, 0.34, {"walkers": 300, "time": 4000.0}, 0.3, 1.1),
+    (long_sites, 0.45, {**AUTO, "rtol": 0.04, "max_attempts": 1e9}, 0.3, 1.1),
 ]
 
 
