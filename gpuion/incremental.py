@@ -19,7 +19,8 @@ from torch import Tensor
 
 from gpuion.kernels import cells, spheres, trials
 from gpuion.kernels.rows import share
-from gpuion.surrogate import CubeBody, Surrogate
+from gpuion.layers import CubeBody
+from gpuion.surrogate import Surrogate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

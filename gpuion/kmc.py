@@ -23,7 +23,7 @@ from gpuion.checks import check_numbers, check_seed, check_whole, is_between
 from gpuion.hops import rates, trapped
 from gpuion.medium import Medium
 from gpuion.slopes import CHECKPOINTS, TIME, Slopes, analyse
-from gpuion.walkers import Ions, Walks, begin, longer, more
+from gpuion.walkers import Ions, Walks, begin, check_attempts, longer, more
 
 _AT_ONCE = 2**24  # displacements of a group of structures: 64 MB, and four times as much in float64 to analyse them
 _LONGEST = 2**31  # attempts of a walker, so that a displacement fits 32 bits whatever happens
@@ -93,8 +93,8 @@ def walk(
     With time="auto" a walk begins short. As long as an axis has not settled, its time is doubled, all walkers going
     on where they stood, and so where it could be read at the last windows alone, the noisiest; elsewhere, where only
     the noise is too large, other walkers join from the start, as many as the error asks for and at most four times
-    those at hand. It ends when all axes have settled and the mean of the three is
-    known to `rtol`, or would take more than `max_attempts`: then `converged` is false. Each structure stops for itself.
+    those at hand. It ends when all axes have settled and the mean of the three is known to `rtol`, or would take more
+    than `max_attempts`: then `converged` is false. Each structure stops for itself.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ def walk(
     if int(quads.max() if len(medium) else 0) * CHECKPOINTS * 4 >= _LONGEST:
         raise ValueError(f"time = {time} takes more than 2³¹ attempts a walker; walk a shorter time")
     if isinstance(time, str):
-        _check_least(walkers, quads, max_attempts)
+        check_attempts(walkers, quads, max_attempts)
     shut, leads = trapped(medium)
     ions = Ions(medium=medium, tables=tables, ids=numbers, seed=seed, tick=tick, trapped=shut, leads=leads)
     goal = _Goal(rtol=rtol, max_attempts=max_attempts) if isinstance(time, str) else None
@@ -202,17 +202,6 @@ def _check(medium: Medium, time: Any, rtol: Any, max_attempts: Any) -> None:
         raise ValueError(
             f"a structure of {'·'.join(map(str, shape))} sites is too long for a GPU; at most {_LARGEST} along "
             "x, y, z: turn it, or walk on the CPU"
-        )
-
-
-def _check_least(walkers: int, quads: Tensor, max_attempts: float) -> None:
-    """Refuse a limit that the shortest walk exceeds."""
-    least = walkers * CHECKPOINTS * 4 * int(quads.max() if len(quads) else 0)
-    if least > max_attempts:
-        b = int(quads.argmax())
-        raise ValueError(
-            f"structure {b}: {walkers} walkers make {least} attempts to begin with, more than max_attempts = "
-            f"{max_attempts:g}; allow those or begin with fewer walkers"
         )
 
 

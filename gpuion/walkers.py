@@ -90,3 +90,14 @@ def more(ions: Ions, walks: Walks, extra: float) -> Walks:
     return dataclasses.replace(
         walks, start=torch.cat([walks.start, start], 1), path=torch.cat([walks.path, path], 2), hops=walks.hops + hops
     )  # fmt: skip
+
+
+def check_attempts(walkers: int, quads: Tensor, max_attempts: float) -> None:
+    """Refuse a limit that the shortest walk exceeds."""
+    least = walkers * CHECKPOINTS * 4 * int(quads.max() if len(quads) else 0)
+    if least > max_attempts:
+        b = int(quads.argmax())
+        raise ValueError(
+            f"structure {b}: {walkers} walkers make {least} attempts to begin with, more than max_attempts = "
+            f"{max_attempts:g}; allow those or begin with fewer walkers"
+        )

@@ -47,7 +47,7 @@ class Modes(NamedTuple):
 def modes(V: int, weights: np.ndarray, most: int) -> Modes:
     """Return the modes with weights [k, l, m, shell] above 0, for images of `most` voxels inside spheres.
 
-    Weights are those of `gpuion.surrogate.RadialSpectrum`, of which wave numbers 0, 1, 2 … along each axis are read.
+    Weights are those of `gpuion.layers.RadialSpectrum`, of which wave numbers 0, 1, 2 … along each axis are read.
     """
     K = int(np.flatnonzero((weights > 0).any((0, 1, 3))).max()) + 1
     weights = weights[:K, :K, :K]

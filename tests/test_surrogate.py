@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import gpuion
-from gpuion.surrogate import FeatureNorm, RadialSpectrum, TiedConv
+from gpuion.layers import FeatureNorm, RadialSpectrum, TiedConv
 
 
 @pytest.fixture(autouse=True)
