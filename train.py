@@ -1,6 +1,6 @@
 """Train a model on one or more datasets and measure it on structures it has not seen.
 
-    python train.py --model network --data runs/data --out runs/model
+    python train.py --data runs/data --out runs/model
     python train.py --preset laptop --data runs/data --out runs/model
     torchrun --nproc-per-node 8 train.py --preset paper --data runs/data --out runs/model
     python train.py --data runs/data runs/annealed --checkpoint runs/model/surrogate.pt --out runs/retrained
@@ -10,9 +10,9 @@ part is the test set, whatever else is added and whatever the seed; the others' 
 their test parts are measured apart. Run again after a stop, the same command goes on from the last epoch and ends, on
 a CPU with as many threads, with the same weights.
 
-Models: periodic, tiled and zero read images, by what lies beyond the cell; nearest and pairs read descriptors; ridge
-is linear in more of these, fitted at once; graph passes messages between spheres; network is one of learned resistors.
-Those on centres learn from the validation part how sure they are, too.
+Models: network, one of learned resistors between spheres, is the default; graph passes messages between spheres;
+periodic, tiled and zero read images, by what lies beyond the cell; nearest and pairs read descriptors; ridge is linear
+in more of these, fitted at once. Those on centres learn from the validation part how sure they are, too.
 """
 
 if __name__ == "__main__":  # before torch, which takes seconds to load: a stop meanwhile is one line, too
@@ -51,15 +51,15 @@ class Config:
     data: tuple[str, ...] = option(("runs/data",), "dataset folders, the original one first", group="files")
     out: Path = option(Path("runs/model"), "folder for the network and its measures", identity=False)
     checkpoint: str = option("", "a surrogate.pt to start from")
-    model: str = option("periodic", "see above", choices=MODELS, aliases=("boundary",), group="the model")
+    model: str = option("network", "see above", choices=MODELS, aliases=("boundary",), group="the model")
     widths: tuple[int, ...] = option((), "channels of the convolutions; the network's own if not given")
     hidden: int = option(32, "width of the fully connected layers")
     pool: int = option(5, "first pooling window of a periodic network, voxels")
     voxels: int = option(0, "voxels along the image's edge; 0 is one per unit of length")
-    epochs: int = option(100, "passes over the training structures", group="learning")
+    epochs: int = option(30, "passes over the training structures", group="learning")
     patience: int = option(0, "epochs without a better one after which to stop; 0 takes all")
     batch: int = option(16, "structures a step, all ranks together")
-    learning_rate: float = option(1e-2, "largest learning rate of AdamW")
+    learning_rate: float = option(5e-3, "largest learning rate of AdamW")
     weight_decay: float = option(1e-2, "weight decay of AdamW")
     precision: str = option("fp32", "of training: tf32 rounds on a GPU, bf16 the layers on images", choices=PRECISIONS)
     compile: bool = option(False, "compile the layers of a network on images", identity=False)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_train_script import SMALL, write_folder
+from test_train_script import IMAGES, SMALL, write_folder
 
 import gpuion
 from gpuion import training
@@ -42,7 +42,7 @@ def refused(done):
 
 def test_training(tmp_path):
     data, out, calm = write_folder(tmp_path / "data"), tmp_path / "out", tmp_path / "calm"
-    flags = ["--data", data, "--epochs", 2, *SMALL, "--out"]
+    flags = ["--data", data, "--epochs", 2, *IMAGES, *SMALL, "--out"]
     assert run("train.py", *flags, calm).returncode == 0
     # The first network fits below the limit; with the optimizer's moments beside it, it does not.
     small, large = ((calm / name).stat().st_size for name in ("surrogate.pt", "last.pt"))

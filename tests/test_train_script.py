@@ -18,6 +18,7 @@ from test_training import ROOT, _one_thread, torchrun  # noqa: F401, the fixture
 import gpuion
 from gpuion import dataset, training
 
+IMAGES = ["--model", "periodic"]
 SMALL = ["--widths", "4", "4", "--hidden", "4", "--device", "cpu", "--batch", "4"]
 
 
@@ -41,7 +42,7 @@ def write_folder(folder, n=20, *, seed=0, diameter=4.0, box=15.0, reference=0.5,
 
 def script(*args, ranks=1):
     """Run train.py as a user would: in this process, or by torchrun."""
-    flags = [*map(str, args), *SMALL]
+    flags = [*([] if "--preset" in args else IMAGES), *map(str, args), *SMALL]
     if ranks == 1:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["train.py", *flags])
@@ -82,7 +83,7 @@ def test_the_papers_networks_from_the_first_epoch_to_the_last(tmp_path, model):
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path):
     data = write_folder(tmp_path / "data", 60)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    command = [sys.executable, str(ROOT / "train.py"), "--data", data, "--epochs", "12", *SMALL, "--out"]
+    command = [sys.executable, str(ROOT / "train.py"), "--data", data, "--epochs", "12", *IMAGES, *SMALL, "--out"]
     # Gradients of convolutions are summed in an order that depends on the number of threads: one throughout.
     env = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     quiet = {"env": env, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
