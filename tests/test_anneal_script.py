@@ -1,90 +1,22 @@
-"""anneal.py from data and checkpoint to labelled shards: complete, resumable, clear about misfits."""
+"""anneal.py from data and checkpoint to labelled shards: complete, resumable."""
 
 import dataclasses
-import importlib.util
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
+import anneal_runs as runs
 import pytest
 import torch
+from anneal_runs import BOX, DIAMETER, contents
 
 import gpuion
 from gpuion import relabel, scoring
-from gpuion.dataset import write_shard, write_summary
-from gpuion.errors import CheckpointError, ConfigError, DatasetError
+from gpuion.dataset import write_shard
+from gpuion.errors import ConfigError, DatasetError
 from gpuion.labeling import label
 from gpuion.starts import check_starts, extreme, starts
 
-pytest.importorskip("gpuion.training")
-ROOT = Path(__file__).parent.parent
-BOX, DIAMETER, N = 10.0, 4.0, 3
-
-
-class Clumped(torch.nn.Module):
-    """A stand-in for a trained network: the higher the more near voxels agree; a sum of integers."""
-
-    def forward(self, image):
-        alike = sum((image * image.roll(2, axis)).flatten(1).double().sum(1) for axis in (2, 3, 4))
-        return (alike / 600).float()
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("anneal_script", ROOT / "anneal.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["anneal_script"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    model = gpuion.TransportModel(affinity=4.0)
-    setting = {"box": BOX, "diameter": DIAMETER, "sites_per_voxel": 1, "model": model}
-    centers = gpuion.place("random", n_structures=6, n_particles=N, box=BOX, diameter=DIAMETER, seed=3)
-    nan = torch.full((6, 2), torch.nan, dtype=torch.float64)
-    found = label(centers, **setting, tolerance=1e-2)
-    data = gpuion.Dataset(
-        centers=centers, diffusivity=found.diffusivity, standard_error=found.standard_error,
-        id=torch.arange(6), family=["random"] * 6, distance=nan, gap=nan[:, 0],
-        axes=torch.zeros(6, 3, dtype=torch.bool), method="exact", **setting,
-    )  # fmt: skip
-    write_shard(folder / "shard-00000.h5", data, seed=3)
-    write_summary(folder, data)
-    return folder
-
-
-@pytest.fixture
-def go(script, data, tmp_path, monkeypatch):
-    """Run the script in this process with a stand-in surrogate; the flags may override."""
-    reference = gpuion.open_dataset(data).d_reference
-    net = Clumped()
-    net.meta = {"box": BOX, "diameter": DIAMETER, "n_particles": N, "voxels": 10, "d_reference": reference}
-    monkeypatch.setattr(script.gpuion, "load_surrogate", lambda *_: net, raising=False)
-    monkeypatch.setattr(relabel, "_SHARD", 4)
-
-    def run(*flags, out="out"):
-        given = {
-            "--data": data, "--checkpoint": "net.pt", "--out": tmp_path / out, "--chains": 2, "--cycles": 3,
-            "--steps": 40, "--relabel": 3, "--tolerance": 0.01, "--device": "cpu",
-        }  # fmt: skip
-        words = [str(word) for pair in given.items() for word in pair]
-        monkeypatch.setattr(sys, "argv", ["anneal.py", *words, *flags])
-        script.main()
-        return tmp_path / out
-
-    run.net = net
-    return run
-
-
-def contents(folder):
-    paths = [*folder.glob("shard-*.h5"), *folder.glob("*.json")]
-    return {path.name: path.read_bytes() for path in paths if path.name not in {"run.json", "timing.json"}}
+script, data, go = runs.script, runs.data, runs.go
 
 
 def test_both_directions_end_in_a_labelled_dataset(go, data, capsys):
@@ -208,55 +140,6 @@ def test_starts_are_fresh_or_the_extremes(go, data):
     fresh = starts(original, torch.arange(6), "random", maximize=True, seed=3)
     assert not any(torch.equal(a, b) for a in fresh for b in original.centers)
     go("--start", "data")
-
-
-@pytest.mark.parametrize(
-    ("flags", "says"),
-    [
-        (["--steps", "0"], "steps"),
-        (["--cycles", "0"], "cycles"),
-        (["--temperature", "0"], "temperature"),
-        (["--cooling", "1.1"], "cooling"),
-        (["--chains", "0"], "chains"),
-        (["--relabel", "-1"], "relabel"),
-        (["--batch", "0"], "batch"),
-        (["--tolerance", "0"], "tolerance"),
-        (["--start", "data", "--chains", "7"], "exceeds"),
-        (["--data", "/nowhere"], "/nowhere"),
-    ],
-)
-def test_bad_settings_end_before_the_folder_is_made(go, tmp_path, flags, says):
-    with pytest.raises(ValueError, match=says):
-        go(*flags)
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("name", ["box", "diameter", "n_particles", "d_reference"])
-def test_a_checkpoint_of_other_structures_needs_force(go, tmp_path, name):
-    go.net.meta[name] = go.net.meta[name] * 2
-    if name == "box":
-        go.net.meta["voxels"] *= 2
-    with pytest.raises(CheckpointError, match=rf"{name} = .*--force"):
-        go()
-    assert not (tmp_path / "out").exists()
-    go("--force", "--maximize", "--cycles", "1")
-
-
-def test_another_configuration_or_number_of_processes_is_refused(go):
-    out = go()
-    with pytest.raises(ConfigError, match="holds a run with steps = 40"):
-        go("--steps", "41")
-    state = next(out.glob("state-*.pt"))
-    state.rename(out / "state-max-0of2.pt")
-    with pytest.raises(ConfigError, match="another number of processes"):
-        go()
-
-
-def test_the_script_says_in_one_line_what_is_missing():
-    command = [sys.executable, str(ROOT / "anneal.py"), "--checkpoint", "net.pt"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
-    assert done.returncode == 2
-    assert done.stderr.strip().splitlines() == ["error: give --data FOLDER (of simulate.py)"]
 
 
 def test_on_the_exact_solver_nothing_is_predicted(go, data, capsys):
