@@ -66,26 +66,26 @@ def maze(edge, seed):
 
 @pytest.mark.parametrize("tolerance", [1e-1, 1e-2, 1e-3])
 def test_errors_in_mazes_are_hardly_ever_beyond_their_estimates(tolerance):
-    # The hardest media known. Of 72 values 3, 3 and 0 are beyond the tolerance, 13, 6 and 0 beyond their estimates, by
-    # 2.1 times at most; with 0.6 of the patience 26, 13 and 4 were beyond the tolerance, and 3.9 times.
+    # The hardest media known. Of 72 values 3, 0 and 0 are beyond the tolerance, 11, 0 and 0 beyond their estimates, by
+    # 2.1 times at most; where a plateau may last a tenth of the iterations for 0.4, 6 are at 1e-2, by up to 2.1 times.
     medium = Medium(torch.stack([maze(12, seed) for seed in range(24)]), [1.0, 0.02, 1.0], [0.0, 0.0, math.inf])
     found, sure = homogenize(medium, tolerance=tolerance), homogenize(medium, tolerance=1e-9)
     assert found.converged.all()
     off = (found.diffusivity - sure.diffusivity).abs() / sure.scale
     assert (off > tolerance).sum() <= 4
-    assert (off > found.error).sum() <= {1e-1: 16, 1e-2: 8, 1e-3: 1}[tolerance]
-    assert (off <= 2.5 * found.error).all()
+    assert (off > found.error).sum() <= {1e-1: 14, 1e-2: 2, 1e-3: 1}[tolerance]
+    assert (off <= {1e-1: 2.5, 1e-2: 1.5, 1e-3: 1.5}[tolerance] * found.error).all()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("edge", "seeds", "bounds"),
-    [  # measured: 20, 21, 2 of 216 by up to 2.19, 4.93, 1.54 times; 31, 6, 1 of 72 by up to 5.95, 2.23, 1.03 times
-        (12, range(24, 96), [(1e-1, 24, 2.8), (1e-2, 25, 6.0), (1e-3, 4, 2.0)]),
-        (16, range(24), [(1e-1, 36, 7.0), (1e-2, 9, 2.8), (1e-3, 3, 1.5)]),
+    [  # measured: 15, 4, 0 of 216 by up to 2.07, 2.49, 0.21 times; 19, 0, 0 of 72 by up to 1.92, 0.57, 0.19 times
+        (12, range(24, 96), [(1e-1, 18, 2.5), (1e-2, 6, 3.0), (1e-3, 1, 1.2)]),
+        (16, range(24), [(1e-1, 23, 2.5), (1e-2, 2, 1.5), (1e-3, 1, 1.2)]),
     ],
 )
-def test_errors_in_more_mazes_may_be_six_times_their_estimates(edge, seeds, bounds):
+def test_errors_in_more_mazes_may_be_three_times_their_estimates(edge, seeds, bounds):
     medium = Medium(torch.stack([maze(edge, seed) for seed in seeds]), [1.0, 0.02, 1.0], [0.0, 0.0, math.inf])
     sure = homogenize(medium, tolerance=1e-9)
     for tolerance, often, times in bounds:
