@@ -133,7 +133,7 @@ paper: install
 	cp gpuion/pretrained/network.pt $(PAPER)/model-1/surrogate.pt
 	test -f $(PAPER)/nearest/metrics.json || $(LEARN) --model nearest $(EPOCHS) --out $(PAPER)/nearest
 	test -f $(PAPER)/pairs/metrics.json || $(LEARN) --model pairs $(EPOCHS) --out $(PAPER)/pairs
-	test -f $(PAPER)/cnn-1/metrics.json || $(LEARN) --model periodic --epochs 12 --out $(PAPER)/cnn-1
+	test -f $(PAPER)/cnn-1/metrics.json || $(LEARN) --model periodic --epochs 20 --out $(PAPER)/cnn-1
 	test -f $(PAPER)/round-1/summary.json || $(BIN)/python anneal.py $(RULED) --data $(PAPER)/dataset \
 	  --checkpoint $(PAPER)/model-1/surrogate.pt --out $(PAPER)/round-1
 	test -f $(PAPER)/model-2/metrics.json || $(LEARN) $(PAPER)/round-1 --preset study $(AGAIN) \
