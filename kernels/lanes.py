@@ -43,7 +43,7 @@ def _pick(mask, a, b):
     return uint32(uint32(uint32(a ^ b) & mask) ^ b)
 
 
-@numba.njit(forceinline=True)
+@numba.njit(inline="always")
 def _draw(state, begin, counter, walker, name, key0, key1):
     """Draw four words for each lane of a piece."""
     for i in range(begin, begin + _PIECE):
@@ -67,7 +67,7 @@ def _hop(word, cell):
     return uint32(stride), uint32(one + uint32(1 << 27)), uint32(word * uint32(6))
 
 
-@numba.njit(forceinline=True)
+@numba.njit(inline="always")
 def _plan(state, cell):
     """Make four hops of the words drawn, and propose the first."""
     for i in range(_LANES):
@@ -85,14 +85,14 @@ def _plan(state, cell):
         state[_COUNT + i] = uint32(_NONE)
 
 
-@numba.njit(forceinline=True)
+@numba.njit(inline="always")
 def _look(state, pairs, begin, field, rates):
     """Fetch the rates of leaving and entering the proposed sites of half the lanes."""
     for i in range(begin, begin + _HALF):
         pairs[_RATES // 2 + i] = rates[field[state[_NEW + i]]]
 
 
-@numba.njit(forceinline=True)
+@numba.njit(inline="always")
 def _step(state, begin, k):
     """Make the proposed hops of half the lanes, or not, and propose the next."""
     for i in range(begin, begin + _HALF):
@@ -106,7 +106,7 @@ def _step(state, begin, k):
         state[_NEW + i] = uint32(uint32(new - uint32(stride & ~hop)) + following)
 
 
-@numba.njit(forceinline=True)
+@numba.njit(inline="always")
 def _quad(state, pairs, field, rates, cell, counter, walker, name, key0, key1):
     """Make four attempts, and draw the words of the next four."""
     _plan(state, cell)
@@ -130,7 +130,7 @@ def _around(x, side):
     return _pick(_mask(down < x), down, x)
 
 
-@numba.njit(forceinline=True)
+@numba.njit(inline="always")
 def _settle(state, cell):
     """Empty the counts into displacements and hops, and put the walkers back into the cell."""
     low, reach = uint32(511), uint32(_REACH)
@@ -154,7 +154,7 @@ def _site(x, y, z, cell):
     return uint32(uint32(uint32(x * cell[0]) + uint32(y * cell[1])) + uint32(uint32(z * cell[2]) + cell[6]))
 
 
-@numba.njit(forceinline=True)
+@numba.njit(inline="always")
 def _stand(state, field, leaves, start, cell):
     """Put the lanes on their first sites; spare ones go with the last walker."""
     for i in range(_LANES):
@@ -164,7 +164,7 @@ def _stand(state, field, leaves, start, cell):
         state[_REST + i] = leaves[2 * np.int64(field[site])]
 
 
-@numba.njit(forceinline=True)
+@numba.njit(inline="always")
 def _room():
     """Return the state as 64-bit pairs, none of its vectors across two lines of the cache."""
     pairs = np.zeros(_ROWS * _LANES // 2 + 8, np.uint64)
