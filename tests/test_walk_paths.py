@@ -70,6 +70,15 @@ def test_the_walk_in_lanes_is_the_plain_one(shape, walkers, classes):
     assert int(ours[1].sum()) > 10
 
 
+def test_words_next_to_where_the_direction_changes():
+    cell = np.array([100, 10, 1], np.uint32)
+    for word in sorted({(m * 2**32 // 6 + d) % 2**32 for m in range(6) for d in (-1, 0, 1)}):
+        direction, low = divmod(6 * word, 2**32)
+        axis, sign = direction % 3, 1 if direction < 3 else -1
+        made = lanes._hop(np.uint32(word), cell)
+        assert made == ((sign * 10 ** (2 - axis)) % 2**32, sign * 2 ** (9 * axis) + 2**27, low), word
+
+
 def test_walks_where_all_hops_succeed_or_none():
     labels, _, _, start = case((1, 3, 2, 5), 70, 1)
     quads, ids = torch.tensor([15], dtype=torch.int32), torch.tensor([3])
