@@ -152,6 +152,16 @@ def laminate():
     return gpuion.Medium(labels, torch.tensor([1.0, 0.25]), torch.tensor([0.0, -1.0]))
 
 
+def test_pairs_of_classes_that_occur():
+    labels = torch.randint(0, 9, (3, 2, 4, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    labels[1] = 5
+    for given in (labels, labels.transpose(1, 3)):
+        ahead = torch.stack([given.roll(-1, axis) for axis in (1, 2, 3)])
+        number = torch.arange(3)[:, None, None, None].expand_as(ahead)
+        expected = torch.stack([number, given.expand_as(ahead), ahead], -1).reshape(-1, 3)
+        assert hops._beside(given, 9).nonzero().tolist() == expected.unique(dim=0).tolist()
+
+
 def test_laminate_has_its_exact_diffusivity():
     pi, D = torch.tensor([1.0] * 5 + [math.e] * 7).double(), torch.tensor([1.0] * 5 + [0.25] * 7).double()
     bonds = (D * D.roll(-1)).sqrt() * (pi * pi.roll(-1)).sqrt()
