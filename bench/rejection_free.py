@@ -118,7 +118,7 @@ def compare(sites_per_voxel: int, *, walkers: int = 400, quads: int = 200, repea
             seconds[name] += [time.perf_counter() - begin] * (repeat > 0)
     result = {name: statistics.median(x) for name, x in seconds.items()}
     for name, (path, made) in found.items():
-        slope = slopes._slope(path, 8)[0].mean(0)  # noqa: SLF001
+        slope = slopes._slopes(path)[0, 2].mean(0)  # noqa: SLF001
         result[f"{name}_hops"] = float(made)
         result[f"{name}_relative_error"] = float(slope.std() / slope.mean()) / math.sqrt(walkers)
     attempts = walkers * CHECKPOINTS * 4 * quads

@@ -120,17 +120,27 @@ def _extremes(labels: Tensor, leave: Tensor, enter: Tensor) -> tuple[Tensor, Ten
     slow, fast = leave.new_zeros(B), leave.new_zeros(B)
     for b in range(0, B, max(1, _SITES // K**2)):
         some = slice(b, min(B, b + max(1, _SITES // K**2)))
-        occurs = torch.zeros((some.stop - b) * K * K, dtype=torch.bool, device=labels.device)
-        for axis in (1, 2, 3):
-            here, ahead = labels[some].flatten(1), labels[some].roll(-1, axis).flatten(1)
-            for part, piece in _pieces(here):
-                pair = here[part, piece].long() * K + ahead[part, piece] + _numbers(part, K * K, labels.device)
-                occurs[pair.flatten()] = True
-        occurs = occurs.view(-1, K, K).cpu()
+        occurs = _beside(labels[some], K)
         rate = leave[some, :, None] * enter[some, None] * (occurs | occurs.mT)
         fast[some] = rate.amax((1, 2))
         slow[some] = rate.masked_fill(rate == 0, math.inf).amin((1, 2)).nan_to_num(posinf=0.0)
     return slow, fast
+
+
+def _beside(labels: Tensor, K: int) -> Tensor:
+    """Return which classes lie ahead of which along an axis in each structure, bool [B, K, K], on the CPU."""
+    occurs = torch.zeros(len(labels) * K * K, dtype=torch.bool, device=labels.device)
+    if not labels.is_cuda:
+        from gpuion.kernels import tables
+
+        tables.pairs(labels.contiguous().numpy(), occurs.view(-1, K, K).numpy())
+        return occurs.view(-1, K, K)
+    for axis in (1, 2, 3):
+        here, ahead = labels.flatten(1), labels.roll(-1, axis).flatten(1)
+        for part, piece in _pieces(here):
+            pair = here[part, piece].long() * K + ahead[part, piece] + _numbers(part, K * K, labels.device)
+            occurs[pair.flatten()] = True
+    return occurs.view(-1, K, K).cpu()
 
 
 def starts(medium: Medium, walkers: int, seed: int, ids: Tensor, first: int = 0) -> Tensor:

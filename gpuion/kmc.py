@@ -189,6 +189,8 @@ def walk(
 
 
 def _check(medium: Medium, time: Any, rtol: Any, max_attempts: Any) -> None:
+    from gpuion.kernels.lanes import sides
+
     shape = medium.labels.shape[1:]
     if not (isinstance(time, str) and time == "auto") and not is_between(time, 0, math.inf):
         raise ValueError(f'time must be a positive number, finite, or "auto", got {time!r}')
@@ -198,6 +200,11 @@ def _check(medium: Medium, time: Any, rtol: Any, max_attempts: Any) -> None:
         raise ValueError(f"max_attempts must be a positive number, got {max_attempts!r}; 1e10 is usual")
     if math.prod(shape) >= 2**31:
         raise ValueError(f"a structure of {'·'.join(map(str, shape))} sites is too large; at most 2³¹ − 1")
+    if not medium.labels.is_cuda and math.prod(sides(shape)) >= 2**32:
+        raise ValueError(
+            f"a structure of {'·'.join(map(str, shape))} sites is too thin for a walk on a CPU, which puts images "
+            "around it; walk a shorter piece of it, or use homogenize"
+        )
     if medium.labels.is_cuda and any(n > most for n, most in zip(shape, _LARGEST, strict=True)):
         raise ValueError(
             f"a structure of {'·'.join(map(str, shape))} sites is too long for a GPU; at most {_LARGEST} along "

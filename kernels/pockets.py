@@ -19,15 +19,16 @@ from gpuion.kernels.scalar import same_threads
 @numba.njit(cache=True)
 def _root(parent, cell, run):
     """Return a run's root and the cell of the run relative to it; shorten the way."""
-    root, total = run, np.zeros(3, np.int64)
+    root, x, y, z = run, 0, 0, 0  # numbers: small arrays would take longer than all the rest
     while parent[root] != root:
-        total += cell[root]
+        x, y, z = x + cell[root, 0], y + cell[root, 1], z + cell[root, 2]
         root = parent[root]
-    left = total.copy()
+    total = x, y, z
     while parent[run] != root:
-        above, step = parent[run], cell[run].copy()
-        parent[run], cell[run] = root, left
-        left -= step
+        above, step = parent[run], (cell[run, 0], cell[run, 1], cell[run, 2])
+        parent[run] = root
+        cell[run, 0], cell[run, 1], cell[run, 2] = x, y, z
+        x, y, z = x - step[0], y - step[1], z - step[2]
         run = above
     return root, total
 
@@ -37,11 +38,14 @@ def _join(parent, cell, out, a, b, step):
     """Join run b to run a, which lies `step` cells behind it; mark ways out."""
     root_a, cell_a = _root(parent, cell, a)
     root_b, cell_b = _root(parent, cell, b)
-    apart = cell_a + step - cell_b
-    if root_a == root_b:
-        out[root_a] |= apart != 0
-    else:
-        parent[root_b], cell[root_b] = root_a, apart
+    if root_a != root_b:
+        parent[root_b] = root_a
+    for axis in range(3):
+        apart = cell_a[axis] + step[axis] - cell_b[axis]
+        if root_a == root_b:
+            out[root_a, axis] |= apart != 0
+        else:
+            cell[root_b, axis] = apart
 
 
 @numba.njit(cache=True)

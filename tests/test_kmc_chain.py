@@ -113,3 +113,13 @@ def test_walkers_start_from_the_stationary_distribution():
     chi = ((counts - expected)[is_open] ** 2 / expected[is_open]).sum()
     freedom = int(is_open.sum()) - 1
     assert abs(float(chi) - freedom) < 4 * math.sqrt(2 * freedom)
+
+
+def test_pairs_of_classes_that_occur():
+    labels = torch.randint(0, 9, (3, 2, 4, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    labels[1] = 5
+    for given in (labels, labels.transpose(1, 3)):
+        ahead = torch.stack([given.roll(-1, axis) for axis in (1, 2, 3)])
+        number = torch.arange(3)[:, None, None, None].expand_as(ahead)
+        expected = torch.stack([number, given.expand_as(ahead), ahead], -1).reshape(-1, 3)
+        assert hops._beside(given, 9).nonzero().tolist() == expected.unique(dim=0).tolist()
