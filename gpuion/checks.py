@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+LONGEST = 1e9
+"""Voxels of the longest length that functions take; the shortest is as far below 1. Cubes of both are numbers."""
+
 
 def is_whole(value: Any, least: int) -> bool:
     """Return whether a value is an integer of any type, numpy's too, and not below `least`; 40.0 and True are none."""
@@ -36,11 +39,12 @@ def check_whole(name: str, value: Any, least: int) -> int:
 
 def is_between(value: Any, low: float, high: float) -> bool:
     """Return whether a value is a number, numpy's and torch's too, between two others, neither of them."""
-    if isinstance(value, bool | str) or getattr(value, "dtype", None) in (bool, torch.bool):
+    kind = getattr(value, "dtype", None)
+    if isinstance(value, bool | str | bytes | complex) or kind in (bool, torch.bool) or "complex" in str(kind):
         return False
     try:
         return low < float(value) < high
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         return False
 
 

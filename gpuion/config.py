@@ -211,7 +211,7 @@ def _read(path: Path, script: str, cls: type) -> dict[str, Any]:
             tables = tomllib.load(file)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     for name, table in tables.items():
         _known(name, _TABLES, f"{path}: the table")

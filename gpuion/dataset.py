@@ -270,7 +270,7 @@ def _largest(data: Dataset) -> float:
 def _model(path: str | Path, text: Any) -> TransportModel:
     try:
         return TransportModel(**json.loads(text))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise DatasetError(f"{path}: attribute model: expected a transport model as JSON, found {error}") from None
 
 

@@ -42,9 +42,16 @@ def read_image(path: str | Path) -> np.ndarray:
             raise ImportError(f"reading {path} needs tifffile; install it with: pip install gpuion[tif]") from None
     with path.open("rb") as file:  # a missing file is reported as such
         try:
-            return np.load(file, allow_pickle=False) if kind == ".npy" else np.asarray(tifffile.imread(file))
-        except (ValueError, EOFError, RuntimeError) as error:  # tifffile's own errors are among them
+            return _npy(path) if kind == ".npy" else np.asarray(tifffile.imread(file))
+        # tifffile's own errors are among them, and whatever it meets where it trusts a file
+        except (ValueError, EOFError, RuntimeError, MemoryError, LookupError, TypeError, OverflowError) as error:
             raise DatasetError(f"{path} is not a readable {kind} file: {error}") from error
+
+
+def _npy(path: Path) -> np.ndarray:
+    """Return the array of a .npy file: mapped first, so that no more is allocated than the file has."""
+    array = np.lib.format.open_memmap(path, mode="r")
+    return np.array(array)
 
 
 def classify(array: np.ndarray | Tensor, diffusivity: Table, potential: Table | None) -> tuple[Tensor, Tensor, Tensor]:
