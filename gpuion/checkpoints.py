@@ -2,6 +2,7 @@
 
 import json
 import math
+import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +67,10 @@ def _check_meta(path: str | Path, meta: dict[str, Any]) -> None:
     for name, value in known.items():
         if not (is_between(value, 0, math.inf) if name in _LENGTHS else is_whole(value, 1)):
             kind = "positive number" if name in _LENGTHS else "whole number above 0"
-            raise CheckpointError(f"{path}: meta: {name} should be a {kind}, found {value!r}")
+            raise CheckpointError(f"{path}: meta: {name} should be a {kind}, found {reprlib.repr(value)}")
     for name in ("config", "metrics", "provenance"):
         if not isinstance(meta.get(name, {}), dict):
-            raise CheckpointError(f"{path}: meta: {name} should be values by name, found {meta[name]!r}")
+            raise CheckpointError(f"{path}: meta: {name} should be values by name, found {reprlib.repr(meta[name])}")
 
 
 class _Bounded(TorchFunctionMode):
@@ -173,7 +174,8 @@ def resume(path: str | Path, net: Model, optimizer: torch.optim.Optimizer) -> li
     """
     content = load_checkpoint(path, net.output_shift.device)
     if content["arguments"] != net.arguments:
-        raise CheckpointError(f"{path} is of {content['arguments']}, this run trains {net.arguments}")
+        theirs = reprlib.repr(content["arguments"])
+        raise CheckpointError(f"{path} is of {theirs}, this run trains {net.arguments}")
     try:
         net.load_state_dict(content["weights"])
         optimizer.load_state_dict(content["progress"]["optimizer"])

@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import platform
+import reprlib
 import struct
 import subprocess
 import zipfile
@@ -27,7 +28,7 @@ from gpuion.errors import CheckpointError, ConfigError, DatasetError
 _PARTIAL = ".partial"
 # What torch, pickle and zipfile raise on files that are none of theirs; RecursionError is a RuntimeError.
 _UNREADABLE = (
-    zipfile.BadZipFile, pickle.UnpicklingError, struct.error, EOFError, OSError, RuntimeError, MemoryError, ValueError,
+    zipfile.BadZipFile, struct.error, EOFError, OSError, RuntimeError, MemoryError, ValueError,
     TypeError, LookupError, AttributeError, AssertionError, ImportError, OverflowError,
 )  # fmt: skip
 
@@ -117,6 +118,9 @@ def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> Any:
         content = torch.load(path, map_location=device, weights_only=True)
     except (FileNotFoundError, CheckpointError):
         raise
+    except pickle.UnpicklingError:  # torch's own words advise to run whatever the file holds
+        reason = "it is damaged, or holds more than tensors and plain values"
+        raise CheckpointError(f"{path} is not a readable checkpoint: {reason}") from None
     except _UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} is not a readable checkpoint: {reason}") from None
@@ -202,8 +206,9 @@ def _claim(folder: Path, script: str, mine: dict[str, Any], content: dict[str, s
         raise ConfigError(f"{folder} holds a run of {other}, not of {script}; choose another --out")
     for name in sorted(mine.keys() | theirs.keys()):
         if mine.get(name) != theirs.get(name):
+            other = reprlib.repr(theirs.get(name))
             raise ConfigError(
-                f"{folder} holds a run with {name} = {theirs.get(name)!r}, this one has {mine.get(name)!r}; "
+                f"{folder} holds a run with {name} = {other}, this one has {mine.get(name)!r}; "
                 "choose another --out, or give the same configuration to go on"
             )
     for name in sorted(content.keys() & before.keys()):

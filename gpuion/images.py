@@ -4,6 +4,7 @@ Letters: B structures, X Y Z sites, K labels.
 """
 
 import math
+import tokenize
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from torch import Tensor
 from gpuion.errors import DatasetError
 
 _MAX_LABELS = 255
+_UNREADABLE = (  # tifffile's own errors are ValueErrors
+    ValueError, EOFError, RuntimeError, MemoryError, LookupError, TypeError, ArithmeticError, tokenize.TokenError,
+)  # fmt: skip
 
 Table = Mapping[int, float | None] | Sequence[float | None]
 """One number for each label: a mapping, or a sequence whose item k belongs to label k; None where there is none."""
@@ -43,15 +47,14 @@ def read_image(path: str | Path) -> np.ndarray:
     with path.open("rb") as file:  # a missing file is reported as such
         try:
             return _npy(path) if kind == ".npy" else np.asarray(tifffile.imread(file))
-        # tifffile's own errors are among them, and whatever it meets where it trusts a file
-        except (ValueError, EOFError, RuntimeError, MemoryError, LookupError, TypeError, OverflowError) as error:
+        except _UNREADABLE as error:
             raise DatasetError(f"{path} is not a readable {kind} file: {error}") from error
 
 
 def _npy(path: Path) -> np.ndarray:
     """Return the array of a .npy file: mapped first, so that no more is allocated than the file has."""
-    array = np.lib.format.open_memmap(path, mode="r")
-    return np.array(array)
+    with np.errstate(over="raise"):  # in the product of the lengths that it claims
+        return np.array(np.lib.format.open_memmap(path, mode="r"))
 
 
 def classify(array: np.ndarray | Tensor, diffusivity: Table, potential: Table | None) -> tuple[Tensor, Tensor, Tensor]:

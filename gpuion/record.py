@@ -1,6 +1,7 @@
 """The file dataset.json of a folder of shards: the sign that it is complete, and the unit of D*."""
 
 import math
+import reprlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,7 @@ def read(folder: Path) -> tuple[float, int]:
         raise DatasetError(f"{path}: expected a dataset's summary, found: {type(error).__name__} {error}") from None
     if (schema, version) != (shards.SCHEMA, shards.VERSION):
         expected = f"{shards.SCHEMA} version {shards.VERSION}"
-        raise DatasetError(f"{path}: schema: expected {expected}, found {schema} version {version}")
+        raise DatasetError(f"{path}: schema: expected {expected}, found {reprlib.repr((schema, version))}")
     if not (math.isfinite(reference) and reference > 0):
         raise DatasetError(f"{path}: d_reference: expected a positive number, found {reference}")
     return reference, count

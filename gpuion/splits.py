@@ -8,6 +8,7 @@ structures, so that it cannot be taken for another set's. Where there is none, t
 
 import json
 import math
+import reprlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,7 +163,7 @@ def read(folder: Path, data: "Dataset") -> tuple[np.ndarray, dict[str, Any]] | N
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise DatasetError(f"{path}: expected a split, found: {type(error).__name__} {error}") from None
     if kind != (SCHEMA, VERSION):
-        raise DatasetError(f"{path}: schema: expected {SCHEMA} version {VERSION}, found {kind[0]} version {kind[1]}")
+        raise DatasetError(f"{path}: schema: expected {SCHEMA} version {VERSION}, found {reprlib.repr(kind)}")
     if structures != _identity(data):
         raise DatasetError(f"{path}: structures: expected those of its folder, found a split of others")
     part, both = np.full(len(data), PARTS[0], dtype=f"<U{max(map(len, PARTS))}"), np.concatenate(held)

@@ -124,8 +124,9 @@ def _checked(held: dict[str, Any], B: int) -> Labels:
     for name, x in held.items():
         flags = name.startswith("converged")
         expected = (torch.bool, (B,)) if flags else (torch.float64, (B, 3))
-        if not (x is None and name.endswith(("_kmc", "z_score"))) and (x.dtype, tuple(x.shape)) != expected:
-            raise TypeError(f"{name} is {x.dtype} {list(x.shape)}")
+        found = (x.dtype, tuple(x.shape)) if isinstance(x, Tensor) else type(x)
+        if found != expected and not (x is None and name.endswith(("_kmc", "z_score"))):
+            raise TypeError(f"{name} is {found}")
         if name in {"diffusivity", "standard_error"} and not bool(x.isfinite().all()):
             raise ValueError(f"{name} is not finite")
     return Labels(**held)
