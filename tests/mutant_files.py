@@ -149,7 +149,7 @@ def read_image(path):
     return ""
 
 
-KINDS = {
+FEW = {
     "data": (make_data, read_data), "record": (make_record, read_record), "config": (make_config, read_config),
     "image": (make_image, read_image),
 }  # fmt: skip

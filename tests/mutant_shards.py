@@ -77,17 +77,17 @@ def lookup3(data: bytes) -> int:
     while len(data) - at > 12:
         a, b, c = (((x + y) & 0xFFFFFFFF) for x, y in zip((a, b, c), struct.unpack_from("<3I", data, at), strict=True))
         a = (a - c) & 0xFFFFFFFF ^ turn(c, 4)
-        c = (c + b) & 0xFFFFFFFF  # noqa: E702
+        c = (c + b) & 0xFFFFFFFF
         b = (b - a) & 0xFFFFFFFF ^ turn(a, 6)
-        a = (a + c) & 0xFFFFFFFF  # noqa: E702
+        a = (a + c) & 0xFFFFFFFF
         c = (c - b) & 0xFFFFFFFF ^ turn(b, 8)
-        b = (b + a) & 0xFFFFFFFF  # noqa: E702
+        b = (b + a) & 0xFFFFFFFF
         a = (a - c) & 0xFFFFFFFF ^ turn(c, 16)
-        c = (c + b) & 0xFFFFFFFF  # noqa: E702
+        c = (c + b) & 0xFFFFFFFF
         b = (b - a) & 0xFFFFFFFF ^ turn(a, 19)
-        a = (a + c) & 0xFFFFFFFF  # noqa: E702
+        a = (a + c) & 0xFFFFFFFF
         c = (c - b) & 0xFFFFFFFF ^ turn(b, 4)
-        b = (b + a) & 0xFFFFFFFF  # noqa: E702
+        b = (b + a) & 0xFFFFFFFF
         at += 12
     if len(data) > at:
         last = struct.unpack_from("<3I", padded, at)
@@ -292,6 +292,3 @@ def read(path):
     dataset.write_summary(path.parent, data)
     summary.unlink()
     return ""
-
-
-KINDS = {"shard": (make, read)}

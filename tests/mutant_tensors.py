@@ -42,7 +42,8 @@ class Harm:
 
 HARMFUL = (
     lambda: Harm(os.system, f"touch {PWNED}"), lambda: Harm(os.mkdir, PWNED),
-    lambda: Harm(eval, f"open({PWNED!r}, 'w')"), lambda: Harm(open, PWNED, "w"), lambda: {"format": "gpuion-surrogate", "x": Harm(os.mkdir, PWNED)},
+    lambda: Harm(eval, f"open({PWNED!r}, 'w')"), lambda: Harm(open, PWNED, "w"),
+    lambda: {"format": "gpuion-surrogate", "x": Harm(os.mkdir, PWNED)},
 )  # fmt: skip
 
 
@@ -322,7 +323,4 @@ def read_start(path):
     return "" if held.shape == CENTERS.shape and bool(np.isfinite(held.numpy()).all()) else "other structures"
 
 
-KINDS = {
-    "checkpoint": (make_checkpoint, read_checkpoint), "state": (make_state, read_state),
-    "batch": (make_batch, read_batch), "start": (make_start, read_start),
-}  # fmt: skip
+FEW = {"state": (make_state, read_state), "batch": (make_batch, read_batch), "start": (make_start, read_start)}

@@ -88,7 +88,18 @@ def kinds() -> dict:
     import mutant_shards
     import mutant_tensors
 
-    return {**mutant_shards.KINDS, **mutant_tensors.KINDS, **mutant_files.KINDS}
+    few = {**mutant_tensors.FEW, **mutant_files.FEW}
+
+    def make(draw: random.Random, home: Path) -> tuple:
+        name = draw.choice(sorted(few))
+        path, recipe = few[name][0](draw, home)
+        return (name, path), f"{name}, {recipe}"
+
+    return {
+        "shard": (mutant_shards.make, mutant_shards.read),
+        "checkpoint": (mutant_tensors.make_checkpoint, mutant_tensors.read_checkpoint),
+        "other": (make, lambda what: few[what[0]][1](what[1])),
+    }
 
 
 def attempt(kind: tuple, name: str, number: int, home: Path) -> dict:
