@@ -20,7 +20,7 @@ from gpuion.errors import CODES, ConfigError, GpuionError, fail
 
 C = TypeVar("C")
 
-_LARGEST = 2**15  # bytes of a file: keys of many dots take memory by the square of their number
+_LARGEST = 2**13  # bytes of a file: keys of many dots take memory by the square of their number
 _TABLES = ("system", "simulate", "train", "anneal")
 _METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 _SYSTEM = ("particles", "box", "volume_fraction", "sites_per_voxel", "seed", "device")
