@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from gpuion import files
-from gpuion.checks import is_between, is_whole
+from gpuion.checks import check_device, check_path, is_between, is_whole
 from gpuion.errors import CheckpointError
 from gpuion.models import Model, again
 
@@ -46,9 +46,10 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
         raise CheckpointError(f"there is no checkpoint {path}; train.py writes surrogate.pt into its --out") from None
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of a gpuion surrogate")
-    if not isinstance(content.get("version"), int) or content["version"] != _VERSION:
+    version = content.get("version")
+    if not isinstance(version, int) or version != _VERSION:
         raise CheckpointError(
-            f"{path} is of version {content.get('version')}, this program reads {_VERSION}; take the gpuion that wrote "
+            f"{path} is of version {reprlib.repr(version)}, this program reads {_VERSION}; take the gpuion that wrote "
             "it, or train again"
         )
     missing = {"arguments", "weights", "meta", "progress"} - content.keys()
@@ -63,6 +64,10 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
 
 def _check_meta(path: str | Path, meta: dict[str, Any]) -> None:
     """Refuse what is wrong of what a checkpoint says of its cell; it may say less."""
+    try:
+        json.dumps(meta)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: meta should be plain values, found others: {error}") from None
     known = {name: meta[name] for name in (*_LENGTHS, *_COUNTS) if meta.get(name) is not None}
     for name, value in known.items():
         if not (is_between(value, 0, math.inf) if name in _LENGTHS else is_whole(value, 1)):
@@ -115,6 +120,7 @@ def _untrained(arguments: dict[str, Any], weights: dict[str, Any]) -> Model:
     for name, x in weights.items():
         if not (isinstance(x, Tensor) and bool(x.isfinite().all())):
             raise ValueError(f"{name} is no tensor of finite numbers")
+    json.dumps(arguments)  # else they are no plain values
     for name, value in arguments.items():
         if isinstance(value, int) and value > _SMALL:
             raise ValueError(f"none can be made with {name} = {value}")
@@ -134,7 +140,7 @@ def load_surrogate(path: str | Path | None = None, device: torch.device | str = 
     CheckpointError
         If the file is missing, damaged or of another model.
     """
-    path = PRETRAINED if path is None else path
+    path, device = PRETRAINED if path is None else check_path("path", path), check_device(device)
     return build(load_checkpoint(path, device), path, device)
 
 

@@ -94,15 +94,15 @@ def _commit(package: Path = Path(__file__).parent) -> str:
         return "unknown"
 
 
-def save_tensors(path: Path, content: object) -> None:
-    """Write tensors and plain values as torch does, whole or not at all."""
+def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
+    """Write tensors and plain values by name as torch does, whole or not at all."""
     buffer = io.BytesIO()  # torch.save itself turns a full disk into an error of its own making
     torch.save(content, buffer)
     with atomic(path) as partial:
         partial.write_bytes(buffer.getvalue())
 
 
-def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> Any:
+def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Return what `save_tensors` wrote; nothing is unpickled but tensors and plain values.
 
     Raises
@@ -124,6 +124,8 @@ def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> Any:
     except _UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} is not a readable checkpoint: {reason}") from None
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise CheckpointError(f"{path} is not a readable checkpoint: it holds no values by name")
     check_tensors(path, content)
     return content
 

@@ -30,6 +30,7 @@ everywhere: version 1 kept attributes where nothing is checksummed. `docs/format
 import dataclasses
 import json
 import math
+import reprlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,10 @@ from gpuion.errors import DatasetError
 
 SCHEMA, VERSION = "gpuion-dataset", 2
 METHODS = ("exact", "kmc", "both")
+ATTRIBUTES = (
+    "schema", "version", "box", "diameter", "sites_per_voxel", "method", "seed", "config", "model", "commit", "machine",
+    "versions", "d_reference",
+)  # fmt: skip
 
 _NAME_LENGTH = 16  # bytes; fixed, since HDF5 keeps strings of variable length outside the checksummed chunks
 _CHUNK = 1024  # structures
@@ -167,12 +172,15 @@ def _set(node: Any, key: str, value: Any) -> None:
 
 
 def attributes_of(path: Path, file: h5py.File) -> dict[str, Any]:
-    """Return the root attributes that are one number or text, those of many numbers are passed over.
+    """Return the root attributes that we know, if they are one number or text.
 
-    Text of variable length is refused unread, since HDF5 may hang on a damaged heap.
+    Text of variable length is refused unread, since HDF5 may hang on a damaged heap. The others, of any
+    kind and size, are not asked for.
     """
     found: dict[str, Any] = {}
-    for key in file.attrs:
+    for key in ATTRIBUTES:
+        if key not in file.attrs:
+            continue
         held = file.attrs.get_id(key)
         if h5py.check_vlen_dtype(held.dtype) is not None:
             raise DatasetError(
@@ -226,21 +234,25 @@ def _check_attributes(path: Path, attributes: dict[str, Any]) -> None:
     for name, expected in (("schema", SCHEMA), ("version", VERSION)):
         found = attributes.get(name)
         if not np.array_equal(found, expected):  # type: ignore[arg-type]
-            raise DatasetError(f"{path}: attribute {name}: expected {expected!r}, found {found!r}")
+            raise DatasetError(f"{path}: attribute {name}: expected {expected!r}, found {reprlib.repr(found)}")
     for name in ("box", "diameter", "sites_per_voxel", "d_reference"):
         found = attributes.get(name, 1.0 if name == "d_reference" else None)
         if not is_between(found, 0, math.inf):
-            raise DatasetError(f"{path}: attribute {name}: expected a positive number, found {found!r}")
+            raise DatasetError(f"{path}: attribute {name}: expected a positive number, found {reprlib.repr(found)}")
     if attributes["diameter"] > attributes["box"] or attributes["box"] > LONGEST:
         found = f"{attributes['diameter']} in {attributes['box']}"
         raise DatasetError(f"{path}: attribute diameter: expected spheres that fit into the box, found {found}")
     for name in ("sites_per_voxel", "seed"):
         if not checks.is_whole(attributes.get(name), 0):
-            raise DatasetError(f"{path}: attribute {name}: expected a whole number, found {attributes.get(name)!r}")
+            raise DatasetError(
+                f"{path}: attribute {name}: expected a whole number, found {reprlib.repr(attributes.get(name))}"
+            )
     config_of(path, attributes)
     if str(attributes.get("method")) not in METHODS:
         found = attributes.get("method")
-        raise DatasetError(f"{path}: attribute method: expected one of {', '.join(METHODS)}, found {found!r}")
+        raise DatasetError(
+            f"{path}: attribute method: expected one of {', '.join(METHODS)}, found {reprlib.repr(found)}"
+        )
 
 
 def config_of(path: Path, attributes: dict[str, Any]) -> dict[str, Any]:

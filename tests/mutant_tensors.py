@@ -219,7 +219,7 @@ def read_checkpoint(path):
     if not all(bool(x.isfinite().all()) for x in net.state_dict().values()):
         return "weights that are no numbers"
     # A network of strange but finite weights may have strange answers, or refuse a cell.
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, torch.linalg.LinAlgError):
         net.predict(CENTERS, box=BOX, diameter=SIGMA)
     other = create(model, hidden=3, widths=(2, 2), pool=5, voxels=40)
     optimizer = training.optimizer_for(other, training.Plan(epochs=1, batch=1, learning_rate=1e-3))

@@ -97,6 +97,7 @@ def kinds() -> dict:
 
     return {
         "shard": (mutant_shards.make, mutant_shards.read),
+        "forged": (mutant_shards.forge, mutant_shards.read),
         "checkpoint": (mutant_tensors.make_checkpoint, mutant_tensors.read_checkpoint),
         "other": (make, lambda what: few[what[0]][1](what[1])),
     }
@@ -143,7 +144,7 @@ def main(name: str, first: int, last: int | None = None) -> None:
     """Make and read files by number; print a line before and after each."""
     kind = kinds()[name]
     warnings.simplefilter("error")
-    warnings.filterwarnings("ignore", "TypedStorage is deprecated")  # torch's own, of quantized tensors
+    warnings.filterwarnings("ignore", "TypedStorage is deprecated|Detected pickle protocol")  # torch's own
     most = memory("VmSize") + LIMIT
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     with tempfile.TemporaryDirectory() as folder:

@@ -18,6 +18,7 @@ import pytest
 TESTS = Path(__file__).parent
 FINE = {"right", "error"}
 KINDS = ("shard", "checkpoint", "other")
+FORGED = 0.01  # of shards whose structures were changed and their checksums made good, HDF5 itself crashes on so many
 
 
 def outcomes(kind, first, last):
@@ -45,7 +46,11 @@ def check(kind, first, last):
     counts = collections.Counter(told["outcome"] for told in found)
     seconds, size = (max(told[name] for told in found) for name in ("seconds", "bytes"))
     print(f"{kind}: {len(found)} files, {dict(counts)}; at most {seconds:.2f} s, {size / 2**20:.0f} MiB")
-    wrong = [told for told in found if told["outcome"] not in FINE]
+    allowed = FINE
+    if kind == "forged":
+        assert counts["crash"] <= max(1, FORGED * len(found))
+        allowed = {*FINE, "crash"}
+    wrong = [told for told in found if told["outcome"] not in allowed]
     told = "\n".join(f"python tests/mutants.py {kind} {x['number']}: {x}" for x in wrong)
     assert not wrong, f"{len(wrong)} of {len(found)}:\n{told}"
     assert counts["error"] > len(found) / 4  # spoilt indeed
@@ -57,6 +62,6 @@ def test_spoilt_files_are_read_right_or_refused(kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "first"), itertools.product(KINDS, range(0, 2400, 600)))
+@pytest.mark.parametrize(("kind", "first"), itertools.product((*KINDS, "forged"), range(0, 2400, 600)))
 def test_many_spoilt_files_are_read_right_or_refused(kind, first):
     check(kind, first, first + 600)
