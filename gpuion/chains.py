@@ -120,7 +120,8 @@ def _checked(state: AnnealResult) -> AnnealResult:
     C, N, _ = state.centers.shape
     S, cycles = state.visited.shape[1], state.cycles
     single, double, whole = torch.float32, torch.float64, torch.int64
-    expected = dict.fromkeys(("best_centers", "centers", "fraction"), (single, (C, N, 3)))
+    expected: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
+    expected |= dict.fromkeys(("best_centers", "centers", "fraction"), (single, (C, N, 3)))
     expected |= dict.fromkeys(("best_score", "score"), (double, (C,)))
     expected |= dict.fromkeys(("trace", "best_trace", "acceptance", "swaps"), (double, (C, cycles)))
     expected |= {"rung": (whole, (C, cycles)), "ids": (whole, (C,)), "cell": (whole, (C, N, 3))}

@@ -131,8 +131,8 @@ def check_cell(box: Any, diameter: Any) -> tuple[float, float]:
     return box, float(diameter)
 
 
-def check_tensor(name: str, value: Any) -> Tensor:
-    """Return a tensor, an array or nested lists of numbers as a tensor.
+def check_tensor(name: str, value: Any, wide: torch.dtype = torch.float64) -> Tensor:
+    """Return a tensor, an array or nested lists of numbers as a tensor; floats of Python's become `wide` ones.
 
     Raises
     ------
@@ -145,6 +145,8 @@ def check_tensor(name: str, value: Any) -> Tensor:
         if isinstance(value, np.ndarray) and min(value.strides, default=0) < 0:
             value = value.copy()
         tensor = torch.as_tensor(value)
+        if tensor.is_floating_point() and not isinstance(value, Tensor | np.ndarray | np.generic):
+            tensor = torch.as_tensor(value, dtype=wide)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         given = f"{type(value).__name__} {reprlib.repr(value)}"
         raise ValueError(f"{name} must be a tensor, an array or nested lists of numbers, got a {given}") from None

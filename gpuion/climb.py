@@ -94,9 +94,10 @@ def run(config: Config, data: Dataset, centers: Tensor, path: Path) -> dict:
 def _is_run(held: dict, centers: Tensor) -> bool:
     """Return whether a file's content is what `run` keeps of structures like these."""
     found, trace = held.get("centers"), held.get("trace")
+    if not (isinstance(found, Tensor) and found.shape == centers.shape and found.dtype == centers.dtype):
+        return False
     numbers = [*trace, held.get("seconds")] if isinstance(trace, list) else [None]
-    like = isinstance(found, Tensor) and found.shape == centers.shape and found.dtype == centers.dtype
-    return like and bool(found.isfinite().all()) and all(type(x) is float for x in numbers)
+    return bool(found.isfinite().all()) and all(type(x) is float for x in numbers)
 
 
 if __name__ == "__main__":

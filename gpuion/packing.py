@@ -213,13 +213,7 @@ def _check_axes(axes: Sequence[int] | Tensor, n_structures: int) -> Tensor:
         if table.dtype is not torch.bool or table.shape != (n_structures, 3) or not bool(table.any(-1).all()):
             raise ValueError(f"axes must be bool [{n_structures}, 3], one or more true a structure, or numbers of axes")
         return table
-    numbers = table.tolist()
-    if (
-        table.ndim != 1
-        or table.dtype is torch.bool
-        or not numbers
-        or len(set(numbers)) != len(numbers)
-        or not set(numbers) <= {0, 1, 2}
-    ):
+    numbers = [] if table.dtype is torch.bool or table.ndim != 1 else table.tolist()
+    if not numbers or len(set(numbers)) != len(numbers) or not set(numbers) <= {0, 1, 2}:
         raise ValueError(f"axes must be different ones of 0, 1, 2, got {reprlib.repr(axes)}")
     return torch.tensor([[axis in numbers for axis in range(3)]])

@@ -107,25 +107,26 @@ def _wrapped(centers: Tensor, box: float) -> np.ndarray:
 
 def _column(key: str, values: Any, n: int) -> np.ndarray:
     """Return the values of a key, one row a structure, or raise ValueError."""
+    name = reprlib.repr(key)
     if not isinstance(key, str) or not _KEY.fullmatch(key) or key.lower() in _OURS:
         raise ValueError(
-            f"info key {reprlib.repr(key)} must be letters, digits, _ and -, begin with a letter, and not be of {_OURS}"
+            f"info key {name} must be letters, digits, _ and -, begin with a letter, and not be of {_OURS}"
         )
     try:
         is_tensor = isinstance(values, Tensor)
         column = check_tensor(key, values).detach().cpu().numpy() if is_tensor else np.asarray(values)
     except (ValueError, TypeError):
-        raise ValueError(f"info {reprlib.repr(key)} must be a row a structure, got {reprlib.repr(values)}") from None
+        raise ValueError(f"info {name} must be a row a structure, got {reprlib.repr(values)}") from None
     if column.ndim not in (1, 2) or len(column) != n or 0 in column.shape or column.dtype.kind not in "biufU":
         found = f"{column.dtype} {list(column.shape)}"
         raise ValueError(
-            f"info {reprlib.repr(key)} must be numbers, truth values or words of shape [n = {n}] or [n, k], got {found}"
+            f"info {name} must be numbers, truth values or words of shape [n = {n}] or [n, k], got {found}"
         )
     if column.dtype.kind == "U":
         for word in column.flat:
             if column.ndim > 1 or not word or not word.isprintable() or set(word) & {'"', "\\"}:
                 raise ValueError(
-                    f"info {reprlib.repr(key)} must be one printable word a structure, with no quote or \\, got {word!r}"
+                    f"info {name} must be one printable word a structure, with no quote or \\, got {word!r}"
                 )
     return column
 

@@ -29,7 +29,7 @@ HOME = Path(tempfile.mkdtemp(prefix="gpuion-arguments-"))
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Call:
-    """A function, good arguments by name, and the kind of each that is to be spoilt; `nan` may be in what it returns."""
+    """A function, good arguments by name, and the kind of each to be spoilt; `nan` may be in what it returns."""
 
     function: Callable[..., Any]
     good: dict[str, Any]
@@ -120,7 +120,8 @@ def calls() -> dict[str, Call]:
             kinds={**place, "gap": "numbers", "axes": "axes"},
         ),
         "change_loading": Call(
-            function=gpuion.change_loading, good={"centers": CENTERS, "n_particles": 4, **CELL, "seed": 1, "ids": [0, 1]},
+            function=gpuion.change_loading, good={"centers": CENTERS, "n_particles": 4, **CELL, "seed": 1, "ids": [0,
+            1]},
             kinds={**_SPHERES, "n_particles": "count", "seed": "count", "ids": "ids"},
         ),
         "separate": Call(function=gpuion.separate, good={"centers": CENTERS, **CELL}, kinds=_SPHERES),
@@ -131,7 +132,8 @@ def calls() -> dict[str, Call]:
         ),
         "Medium: from_image": Call(
             function=gpuion.Medium.from_image,
-            good={"array": LABELS, "diffusivity": {0: 1.0, 1: 0.5, 2: None}, "potential": {0: 0.0, 1: 0.1}, "spacing": 1.0},
+            good={"array": LABELS, "diffusivity": {0: 1.0, 1: 0.5, 2: None}, "potential": {0: 0.0, 1: 0.1},
+            "spacing": 1.0},
             kinds={"array": "labels", "diffusivity": "table", "potential": "table", "spacing": "length"},
         ),
         "TransportModel": Call(function=gpuion.TransportModel, good=of_model, kinds=_MODEL),
@@ -141,7 +143,8 @@ def calls() -> dict[str, Call]:
         ),
         "walk": Call(
             function=gpuion.walk,
-            good={"medium": medium(), "walkers": 40, "time": 50.0, "rtol": 0.5, "max_attempts": 1e6, "seed": 0, "ids": [0, 1]},
+            good={"medium": medium(), "walkers": 40, "time": 50.0, "rtol": 0.5, "max_attempts": 1e6, "seed": 0,
+            "ids": [0, 1]},
             kinds={**_WALK, "seed": "count", "ids": "ids"},
         ),
         "homogenize": Call(
@@ -151,7 +154,8 @@ def calls() -> dict[str, Call]:
         ),
         "refine": Call(
             function=gpuion.refine,
-            good={"centers": CENTERS[:1] / 3, "box": BOX / 3, "diameter": SIGMA / 3, "sites_per_voxel": (1, 2, 3), "model": None,
+            good={"centers": CENTERS[:1] / 3, "box": BOX / 3, "diameter": SIGMA / 3, "sites_per_voxel": (1, 2, 3),
+            "model": None,
                   "tolerance": 0.1},
             kinds={**_SPHERES, "sites_per_voxel": "counts", "model": "object", "tolerance": "number"},
         ),
@@ -161,11 +165,13 @@ def calls() -> dict[str, Call]:
         ),
         "effective_diffusivity": Call(
             function=gpuion.effective_diffusivity,
-            good={"potential": FIELD, "diffusivity": FIELD + 1, "tolerance": 1e-4, "max_iterations": 200, "axes": (0, 1, 2)},
+            good={"potential": FIELD, "diffusivity": FIELD + 1, "tolerance": 1e-4, "max_iterations": 200, "axes": (0,
+            1, 2)},
             kinds={"potential": "numbers", "diffusivity": "numbers", **_SOLVE}, nan=True,
         ),
         "effective_diffusivity: log": Call(
-            function=gpuion.effective_diffusivity, good={"potential": FIELD, "log_diffusivity": FIELD, "tolerance": 1e-4},
+            function=gpuion.effective_diffusivity, good={"potential": FIELD, "log_diffusivity": FIELD,
+            "tolerance": 1e-4},
             kinds={"log_diffusivity": "numbers"}, nan=True,
         ),
         "smooth_medium": Call(
@@ -210,7 +216,8 @@ def calls() -> dict[str, Call]:
         ),
         "Dataset: subset": Call(function=data().subset, good={"index": [0, 2]}, kinds={"index": "ids"}, nan=True),
         "write_xyz": Call(
-            function=gpuion.write_xyz, good={"path": HOME / "a.xyz", "structures": CENTERS, **CELL, "info": {"D": [1.0, 2.0]}},
+            function=gpuion.write_xyz, good={"path": HOME / "a.xyz", "structures": CENTERS, **CELL,
+            "info": {"D": [1.0, 2.0]}},
             kinds={"path": "path", "structures": "numbers", **_CELL, "info": "table"},
         ),
         "write_vtkhdf": Call(
@@ -225,10 +232,12 @@ def calls() -> dict[str, Call]:
         ),
         "Surrogate": Call(
             function=gpuion.Surrogate, good={"boundary": "zero", "voxels": 8, "widths": (2,), "hidden": 2, "pool": 2},
-            kinds={"boundary": "word", "voxels": "count", "widths": "counts", "hidden": "count", "pool": "count"}, nan=True,
+            kinds={"boundary": "word", "voxels": "count", "widths": "counts", "hidden": "count", "pool": "count"},
+            nan=True,
         ),
         "Surrogate: forward": Call(
-            function=lambda image: network()(image).detach(), good={"image": gpuion.voxelize(CENTERS, **CELL, voxels=12)},
+            function=lambda image: network()(image).detach(), good={"image": gpuion.voxelize(CENTERS, **CELL,
+            voxels=12)},
             kinds={"image": "numbers"}, nan=True,
         ),
         "Surrogate: predict": Call(
