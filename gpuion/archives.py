@@ -54,8 +54,7 @@ def check_tensors(path: Path, content: Any) -> None:
     while todo:
         value = todo.pop()
         if isinstance(value, Tensor):
-            plain = type(value) in {Tensor, torch.nn.Parameter} and value.layout is torch.strided
-            if not plain or value.is_meta or value.is_quantized:
+            if value.layout is not torch.strided or value.is_meta or value.is_quantized:
                 raise CheckpointError(f"{path} is not a readable checkpoint: it has a tensor of an unusual kind")
             size += value.numel() * value.element_size()
         elif isinstance(value, dict | list | tuple | set) and id(value) not in seen:

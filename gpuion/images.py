@@ -123,6 +123,8 @@ def _table(values: Table, name: str) -> dict[int, float | None]:
 
 
 def _label(label: Any, name: str) -> int:
+    if isinstance(label, bool | np.bool_):
+        return int(label)
     if not is_whole(label, -(2**63)) or label >= 2**63:
         raise ValueError(f"{name}: labels must be whole numbers of 64 bits, got {reprlib.repr(label)}")
     return int(label)
