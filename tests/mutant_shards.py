@@ -166,12 +166,16 @@ def virtual(file, _draw):
 
 
 def bomb(file, _draw):
-    """One chunk that unpacks to a gigabyte."""
+    """One chunk that unpacks to more than a reader may take."""
     del file["gap"]
     gap = file.create_dataset("gap", (N,), "f8", chunks=(N,), compression="gzip")
-    pack = zlib.compressobj(9)
-    stream = b"".join(pack.compress(bytes(2**24)) for _ in range(64)) + pack.flush()
-    gap.id.write_direct_chunk((0,), stream)
+    gap.id.write_direct_chunk((0,), zeros())
+
+
+@functools.cache
+def zeros():
+    pack = zlib.compressobj(1)
+    return b"".join(pack.compress(bytes(2**24)) for _ in range(32)) + pack.flush()
 
 
 def wide_chunk(file, _draw):

@@ -115,6 +115,7 @@ def attempt(kind: tuple, name: str, number: int, home: Path) -> dict:
     before, began = set(Path.cwd().rglob("*")), time.process_time()
     Path("/proc/self/clear_refs").write_text("5")  # the peak of memory counts from here
     had = memory("VmRSS")
+    signal.alarm(SECONDS)
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             said = read(path) or ""
@@ -153,7 +154,7 @@ def main(name: str, first: int, last: int | None = None) -> None:
             home = Path(folder, f"mutant-{number}")
             home.mkdir()
             print(number, flush=True)
-            signal.alarm(SECONDS)
+            signal.alarm(5 * SECONDS)  # to make it
             told = attempt(kind, name, number, home)
             signal.alarm(0)
             print(json.dumps(told), flush=True)

@@ -4,6 +4,7 @@ What is the same in another form, an array or list, other memory order, numbers 
 refused. Arguments of the wrong number of names are Python's own TypeError and not asked for here.
 """
 
+import contextlib
 import dataclasses
 import decimal
 import fractions
@@ -101,32 +102,23 @@ def wrong(good):
     return [*some, x.numpy().astype(object), x.numpy().astype(str), np.array(None), "x", [[["a"]]], [1, [2]]]
 
 
+LISTED = {
+    "length": NUMBERS, "number": NUMBERS, "count": NUMBERS, "flag": [0, 1], "word": WORDS, "device": DEVICES,
+    "axes": AXES, "object": [], "counts": COUNTS, "ids": IDS, "path": PATHS, "table": TABLES,
+}  # fmt: skip
+
+
 def values(kind, good):
-    """Return strategies of what is the same as a good value, and of what is not."""
-    number = st.one_of(
-        st.sampled_from([*NUMBERS, *ODD]),
-        st.floats(),
-        st.integers(-(2**70), 2**70),
-        st.integers(-3, 3),
-        st.text(max_size=4),
-    )
-    odd, same = st.sampled_from(ODD), st.nothing()
-    if isinstance(good, torch.Tensor):
-        same = st.sampled_from(others(good))
-    elif type(good) in (int, float):
-        forms = [torch.tensor(good), np.array(good)[()], np.array(good)]
-        same = st.sampled_from(forms if kind != "count" else forms[:2])
-    strange = {
-        "length": number, "number": number, "count": number, "flag": st.sampled_from([0, 1, *ODD]),
-        "word": st.one_of(st.sampled_from([*WORDS, *ODD]), st.text(max_size=8)),
-        "device": st.sampled_from([*DEVICES, *ODD]), "axes": st.sampled_from([*AXES, *ODD]), "object": odd,
-        "counts": st.sampled_from([*COUNTS, *ODD]), "ids": st.sampled_from([*IDS, *ODD]),
-        "path": st.sampled_from([*PATHS, *ODD]), "table": st.sampled_from([*TABLES, *ODD]),
-    }  # fmt: skip
-    if kind in strange:
-        return same, strange[kind]
-    tensor = good if isinstance(good, torch.Tensor) else torch.as_tensor(good, dtype=torch.float32)
-    return same, st.one_of(st.sampled_from(wrong(tensor)), number, odd)
+    """Return what to give in a good value's place, each with whether it is the same in another form."""
+    tensor = good if isinstance(good, torch.Tensor) else None
+    if kind in LISTED:
+        strange = [*LISTED[kind], *ODD]
+    else:
+        strange = [*wrong(torch.as_tensor(good, dtype=torch.float32) if tensor is None else tensor), *NUMBERS, *ODD]
+    same = [] if tensor is None else others(tensor)
+    if type(good) in (int, float):
+        same = [torch.tensor(good), np.array(good)[()]]
+    return [(value, False) for value in strange] + [(value, True) for value in same]
 
 
 def tensors(value):
@@ -177,19 +169,9 @@ def complaint(call, found, *, same):
     return "" if all(alike) else "another answer than for the same in another form"
 
 
-def fuzz(name, argument, examples):
-    call = CALLS[name]
-    same, strange = values(call.kinds[argument], call.good[argument])
-    strategy = st.one_of(strange.map(lambda value: (value, False)), same.map(lambda value: (value, True)))
-
-    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(strategy)
-    def one(drawn):
-        value, is_same = drawn
-        told = attempt(call, argument, value, same=is_same)
-        assert not told, f"{name}({argument}={value!r:.200}): {told}"
-
-    one()
+def check(name, argument, value, *, same):
+    told = attempt(CALLS[name], argument, value, same=same)
+    assert not told, f"{name}({argument}={value!r:.200}): {told}"
 
 
 def test_every_public_name_has_an_entry():
@@ -202,11 +184,37 @@ def test_every_public_name_has_an_entry():
 
 @pytest.mark.parametrize("name", CALLS)
 def test_nonsense_is_refused_or_answered(name):
-    for argument in CALLS[name].kinds:
-        fuzz(name, argument, 12)
+    for argument, kind in CALLS[name].kinds.items():
+        for value, same in values(kind, CALLS[name].good[argument]):
+            check(name, argument, value, same=same)
+
+
+NUMBER = st.one_of(st.floats(), st.integers(-(2**70), 2**70), st.integers(-3, 3), st.fractions(), st.decimals())
+ANY = st.one_of(NUMBER, st.text(max_size=8), st.binary(max_size=4), st.complex_numbers(), st.none(), st.booleans())
+NESTED = st.one_of(ANY, st.lists(ANY, max_size=4), st.lists(st.lists(NUMBER, max_size=3), max_size=3))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "argument"), PAIRS)
 def test_much_nonsense_is_refused_or_answered(name, argument):
-    fuzz(name, argument, 300)
+    good = CALLS[name].good[argument]
+    drawn = NESTED
+    if isinstance(good, torch.Tensor):  # numbers in a tensor's places
+        places = st.lists(st.tuples(st.integers(0, good.numel() - 1), NUMBER), min_size=1, max_size=4)
+        drawn = st.one_of(NESTED, places.map(lambda changes: replaced(good, changes)))
+
+    @settings(max_examples=200, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(drawn)
+    def one(value):
+        check(name, argument, value, same=False)
+
+    one()
+
+
+def replaced(good, changes):
+    """Return a tensor with some of its numbers replaced."""
+    x = good.clone()
+    for place, value in changes:
+        with contextlib.suppress(RuntimeError, OverflowError, TypeError, ValueError):  # what does not fit its type
+            x.view(-1)[place] = float(value) if x.is_floating_point() else int(value)
+    return x
