@@ -18,7 +18,8 @@ import pytest
 TESTS = Path(__file__).parent
 FINE = {"right", "error"}
 KINDS = ("shard", "checkpoint", "other")
-FORGED = 0.02  # share of shards, changed with their checksums made good, on which HDF5 itself may crash or take memory
+# Share of shards, changed with their checksums made good, that may crash HDF5 or take its time or memory: 1.1% did.
+FORGED = 0.03
 
 
 def outcomes(kind, first, last):
@@ -48,8 +49,8 @@ def check(kind, first, last):
     print(f"{kind}: {len(found)} files, {dict(counts)}; at most {seconds:.2f} s, {size / 2**20:.0f} MiB")
     allowed = FINE
     if kind == "forged":
-        assert counts["crash"] + counts["memory"] <= FORGED * len(found)
-        allowed = {*FINE, "crash", "memory"}
+        allowed = {*FINE, "crash", "hang", "memory"}
+        assert sum(counts[name] for name in allowed - FINE) <= FORGED * len(found)
     wrong = [told for told in found if told["outcome"] not in allowed]
     told = "\n".join(f"python tests/mutants.py {kind} {x['number']}: {x}" for x in wrong)
     assert not wrong, f"{len(wrong)} of {len(found)}:\n{told}"
