@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gpuion.chains import AnnealResult
+from gpuion.checks import check_call, check_cell, check_flag, check_kind, check_seed
 from gpuion.kernels.reference import Stream, philox, pick, uniform
 from gpuion.medium import check_centers
 from gpuion.moves import Space, check_apart, check_ids, check_settings, overlaps, position, split
@@ -114,7 +115,14 @@ def anneal(
     Kadulkar et al., J. Phys. Chem. B 125 (2021): T_1 = 9.8e-3, cooling 0.9, 2500 steps a cycle, 50 cycles to
     maximise and 100 to minimise.
     """
-    check_settings(cycles, steps, samples, temperature, cooling)
+    cycles, steps, samples = check_settings(cycles, steps, samples, temperature, cooling)
+    box, diameter = check_cell(box, diameter)
+    maximize, cooling, seed = check_flag("maximize", maximize), float(cooling), check_seed(seed)
+    for name, call in (("score", score), ("progress", progress), ("save", save)):
+        if (call is not None or name == "score") and not isinstance(call, IncrementalScore):
+            check_call(name, call)
+    if state is not None:
+        check_kind("state", state, AnnealResult)
     space, cell = split(check_centers(centers, box, diameter), box, diameter)
     ids = check_ids(ids, cell)
     rules = _Rules(

@@ -4,6 +4,7 @@ Letters: B structures, A axes.
 """
 
 import math
+import reprlib
 from collections.abc import Iterable, Sequence
 
 from torch import Tensor, tensor
@@ -21,10 +22,15 @@ def check_axes(axes: Sequence[int]) -> tuple[int, ...]:
     ValueError
         Unless they are one to three different ones of 0, 1 and 2.
     """
-    given = tuple(axes) if isinstance(axes, Iterable) else ()
+    try:
+        given = tuple(axes) if isinstance(axes, Iterable) else ()
+    except (TypeError, RuntimeError):  # of a tensor of one number, or of none
+        given = ()
     asked = tuple(sorted(int(axis) for axis in given if is_whole(axis, 0)))
     if not asked or len(set(asked)) < len(given) or not set(asked) <= set(ALL_AXES):
-        raise ValueError(f"axes must be one to three different ones of 0, 1 and 2, as in axes=(0,), got {axes!r}")
+        raise ValueError(
+            f"axes must be one to three different ones of 0, 1 and 2, as in axes=(0,), got {reprlib.repr(axes)}"
+        )
     return asked
 
 

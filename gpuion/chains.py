@@ -108,11 +108,29 @@ def load_state(path: Path, device: torch.device | str = "cpu") -> AnnealResult:
         C, N, _ = rest["centers"].shape
         none = {"visited": rest["centers"].new_empty(C, 0, N, 3), "visited_score": rest["score"].new_empty(C, 0)}
         joined = {name: torch.cat([none[name], *(part[name] for part in parts)], 1) for name in _VISITED}
-        return AnnealResult(**rest, **joined)
+        return _checked(AnnealResult(**rest, **joined))
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {remedy}") from None
-    except (OSError, RuntimeError, TypeError, KeyError, ValueError, AttributeError) as error:
+    except (OSError, RuntimeError, TypeError, LookupError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} is not a state of anneal.py ({type(error).__name__}); {remedy}") from None
+
+
+def _checked(state: AnnealResult) -> AnnealResult:
+    """Return a state whose fields are as `AnnealResult` says, or raise ValueError."""
+    C, N, _ = state.centers.shape
+    S, cycles = state.visited.shape[1], state.cycles
+    single, double, whole = torch.float32, torch.float64, torch.int64
+    expected: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
+    expected |= dict.fromkeys(("best_centers", "centers", "fraction"), (single, (C, N, 3)))
+    expected |= dict.fromkeys(("best_score", "score"), (double, (C,)))
+    expected |= dict.fromkeys(("trace", "best_trace", "acceptance", "swaps"), (double, (C, cycles)))
+    expected |= {"rung": (whole, (C, cycles)), "ids": (whole, (C,)), "cell": (whole, (C, N, 3))}
+    expected |= {"visited": (single, (C, S, N, 3)), "visited_score": (double, (C, S))}
+    for name, kind in expected.items():
+        x = getattr(state, name)
+        if (x.dtype, tuple(x.shape)) != kind or not bool(x.isfinite().all()):
+            raise ValueError(f"{name} is {x.dtype} {list(x.shape)}")
+    return state
 
 
 def load_states(paths: Iterable[Path]) -> AnnealResult:

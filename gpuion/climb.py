@@ -28,7 +28,7 @@ from gpuion.ascent import climb, exact_gradient
 from gpuion.config import option, parse
 from gpuion.dataset import Dataset, open_dataset
 from gpuion.designs import named, save
-from gpuion.errors import ConfigError, run_script
+from gpuion.errors import CheckpointError, ConfigError, run_script
 from gpuion.starts import check_starts, starts
 
 
@@ -74,7 +74,10 @@ def main() -> None:
 def run(config: Config, data: Dataset, centers: Tensor, path: Path) -> dict:
     """Return what one run found, from its file if it has one."""
     if path.exists():
-        return dict(files.load_tensors(path))
+        held = files.load_tensors(path)
+        if not isinstance(held, dict) or not _is_run(held, centers):
+            raise CheckpointError(f"{path} is not a run of climb; remove it to make that run again")
+        return held
     began, sign = time.process_time(), 1.0 if config.direction == "max" else -1.0
     diffusivity = exact_gradient(data, 10 * config.tolerance, config.core_width)
     best, heights = climb(
@@ -86,6 +89,15 @@ def run(config: Config, data: Dataset, centers: Tensor, path: Path) -> dict:
     files.save_tensors(path, found)
     print(f"{path.stem}: smooth D* {trace[0]:.4f} to {trace[-1]:.4f} in {seconds:.0f} s of processor time", flush=True)
     return found
+
+
+def _is_run(held: dict, centers: Tensor) -> bool:
+    """Return whether a file's content is what `run` keeps of structures like these."""
+    found, trace = held.get("centers"), held.get("trace")
+    if not (isinstance(found, Tensor) and found.shape == centers.shape and found.dtype == centers.dtype):
+        return False
+    numbers = [*trace, held.get("seconds")] if isinstance(trace, list) else [None]
+    return bool(found.isfinite().all()) and all(type(x) is float for x in numbers)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ if __name__ == "__main__":  # before torch, which takes seconds to load: a stop 
     expect_stops()
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -72,7 +71,7 @@ def load(path: Path, data: Dataset) -> Found:
     """Read a folder of labelled structures in the data's unit of D*."""
     found = dataclasses.replace(open_dataset(path), d_reference=data.d_reference)
     traces = path / "traces.json"
-    held = json.loads(traces.read_text()) if traces.exists() else {}
+    held = files.read_json(traces) if traces.exists() else {}
     return Found(name=path.name, data=found, traces={d: t for d, t in held.items() if d in {"max", "min"}})
 
 

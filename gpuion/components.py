@@ -8,6 +8,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from gpuion.checks import check_flag, check_tensor
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrincipalComponents:
@@ -108,6 +110,9 @@ def correlation(a: Tensor, b: Tensor, *, ranks: bool = False) -> Tensor:
     ValueError
         For other shapes, fewer than two rows, numbers that are not finite, or a constant b.
     """
+    a, b, ranks = check_tensor("a", a), check_tensor("b", b), check_flag("ranks", ranks)
+    if 0 in (a.ndim, b.ndim):
+        raise ValueError(f"a must be [n, K] or [n] and b [n] with n ≥ 2, got {list(a.shape)} and {list(b.shape)}")
     x, y = _columns(a[:, None] if a.ndim == 1 else a, "a"), _columns(b[:, None] if b.ndim == 1 else b, "b")
     if b.ndim != 1 or len(x) != len(y) or len(x) < 2:
         raise ValueError(f"a must be [n, K] or [n] and b [n] with n ≥ 2, got {list(a.shape)} and {list(b.shape)}")
@@ -121,6 +126,7 @@ def correlation(a: Tensor, b: Tensor, *, ranks: bool = False) -> Tensor:
 
 
 def _columns(x: Tensor, name: str) -> Tensor:
+    x = check_tensor(name, x).detach()
     if x.ndim != 2 or 0 in x.shape or x.is_complex():
         raise ValueError(f"{name} must be a table [n, K] of real numbers, got {x.dtype} {list(x.shape)}")
     x = x.double()

@@ -20,6 +20,7 @@ from gpuion.errors import CODES, ConfigError, GpuionError, fail
 
 C = TypeVar("C")
 
+_LARGEST = 2**13  # bytes of a file: keys of many dots take memory by the square of their number
 _TABLES = ("system", "simulate", "train", "anneal")
 _METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 _SYSTEM = ("particles", "box", "volume_fraction", "sites_per_voxel", "seed", "device")
@@ -207,12 +208,14 @@ class _Tuple(argparse.Action):
 
 def _read(path: Path, script: str, cls: type) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            tables = tomllib.load(file)
+        text = path.read_bytes()
+        tables = tomllib.loads(text.decode("utf8")) if len(text) <= _LARGEST else None
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    if tables is None:
+        raise ConfigError(f"{path} has {len(text)} bytes, more than the {_LARGEST} that a configuration may have")
     for name, table in tables.items():
         _known(name, _TABLES, f"{path}: the table")
         if not isinstance(table, dict):

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from gpuion import files, record, shards, splits
+from gpuion.checks import check_device, check_path, check_tensor
 from gpuion.errors import DatasetError
 from gpuion.medium import TransportModel
 from gpuion.splits import split  # noqa: F401, a name of this module
@@ -127,7 +128,11 @@ class Dataset:
 
     def subset(self, index: Any) -> "Dataset":
         """Return some of the structures: a slice, a mask, or a list or tensor of positions."""
-        at = torch.arange(len(self))[index.cpu() if isinstance(index, Tensor) else index]
+        index = index if isinstance(index, slice) else check_tensor("index", index).cpu()
+        try:
+            at = torch.arange(len(self))[index].reshape(-1)
+        except (IndexError, TypeError) as error:
+            raise ValueError(f"index must pick some of {len(self)} structures: {error}") from None
         return self._each(lambda x: x[at.numpy()] if isinstance(x, np.ndarray) else x[at.to(x.device)])
 
     def to(self, device: torch.device | str) -> "Dataset":
@@ -221,7 +226,8 @@ def open_dataset(source: str | Path | Sequence[str | Path], device: torch.device
     DatasetError
         If anything is missing, damaged or does not fit; the message names file, field, expected and found.
     """
-    sources = [Path(source)] if isinstance(source, str | Path) else [Path(s) for s in source]
+    given = list(source) if isinstance(source, list | tuple) else [source]
+    sources, device = [check_path("source", one) for one in given], check_device(device)
     if not sources:
         raise ValueError("open_dataset needs at least one folder or file, got an empty list")
     groups = [_open(path) for path in sources]
@@ -270,7 +276,7 @@ def _largest(data: Dataset) -> float:
 def _model(path: str | Path, text: Any) -> TransportModel:
     try:
         return TransportModel(**json.loads(text))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise DatasetError(f"{path}: attribute model: expected a transport model as JSON, found {error}") from None
 
 

@@ -3,7 +3,6 @@
 Legend: n structures.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor
 from gpuion import splits
 from gpuion.dataset import Dataset, open_dataset
 from gpuion.labeling import beyond
-from gpuion.shards import attributes_of
+from gpuion.shards import attributes_of, config_of
 
 
 def info(source: Path) -> None:
@@ -68,7 +67,7 @@ def _origin(paths: list[Path]) -> list[str]:
     for shard in paths:
         with h5py.File(shard, "r") as file:
             held.append(attributes_of(shard, file))
-    configs = [json.loads(attributes.get("config", "{}")) for attributes in held]
+    configs = [config_of(path, attributes) for path, attributes in zip(paths, held, strict=True)]
     lines = []
     for name in ("tolerance", "walkers", "time", "rtol"):
         found = list(dict.fromkeys(str(config[name]) for config in configs if name in config))

@@ -6,9 +6,12 @@ Legend: B structures, N particles. Lengths are in voxels; sums and comparisons a
 
 import dataclasses
 import math
+import reprlib
 
 import torch
 from torch import Tensor
+
+from gpuion.checks import check_length, check_tensor, is_between
 
 _CHUNK = 200_000  # pairs at once in `describe`: with vectors and cells some 100 bytes each, 20 MB
 
@@ -70,7 +73,7 @@ def describe(centers: Tensor, *, box: float, cutoff: float = 14.0) -> Descriptio
     Kadulkar, Howard, Truskett and Ganesan, J. Phys. Chem. B 2021: clusters of spheres closer than 14 voxels.
     """
     _check_cutoff(cutoff, box)
-    x = checked_centers(centers, box)
+    x, box, cutoff = checked_centers(centers, box), float(box), float(cutoff)
     N = x.shape[1]
     nearest, sizes, wraps = [], [], []
     for some in x.split(max(1, _CHUNK // N**2)):
@@ -131,8 +134,7 @@ def neighbors(centers: Tensor, *, box: float, cutoff: float) -> tuple[Tensor, Te
     ValueError
         For malformed centres, box or cutoff.
     """
-    if not (cutoff > 0 and math.isfinite(cutoff)):
-        raise ValueError(f"cutoff must be a positive length, got {cutoff}")
+    cutoff = check_length("cutoff", cutoff)
     vector, _ = _minimum_image(centers, box)
     return _near(vector, cutoff), vector
 
@@ -179,11 +181,10 @@ def percolates(centers: Tensor, *, box: float, cutoff: float) -> Tensor:
 
 def checked_centers(centers: Tensor, box: float) -> Tensor:
     """Return sphere centres, a tensor or an array, as float64 [B, N, 3], none of them moved, or raise ValueError."""
-    centers = torch.as_tensor(centers)
+    centers = check_tensor("centers", centers)
     if centers.ndim != 3 or centers.shape[-1] != 3 or 0 in centers.shape or not centers.is_floating_point():
         raise ValueError(f"centers must be floats of shape [B, N, 3], got {centers.dtype} {list(centers.shape)}")
-    if not (box > 0 and math.isfinite(box)):
-        raise ValueError(f"box must be a positive length, got {box}")
+    check_length("box", box)
     x = centers.double()
     if not bool(x.isfinite().all()):
         raise ValueError("centers must be finite numbers")
@@ -192,13 +193,14 @@ def checked_centers(centers: Tensor, box: float) -> Tensor:
 
 def _check_cutoff(cutoff: float, box: float) -> None:
     """Refuse a cutoff at which two spheres could be neighbours through two images."""
-    if not 0 < cutoff <= box / 2:
-        raise ValueError(f"cutoff must lie in (0, box / 2 = {box / 2}], got {cutoff}")
+    half = check_length("box", box) / 2
+    if not is_between(cutoff, 0, math.inf) or float(cutoff) > half:
+        raise ValueError(f"cutoff must lie in (0, box / 2 = {half}], got {reprlib.repr(cutoff)}")
 
 
 def _minimum_image(centers: Tensor, box: float) -> tuple[Tensor, Tensor]:
     """Return vectors from i to the nearest image of j, float64, and that image's cell, int64, [B, N, N, 3]."""
-    x = checked_centers(centers, box)
+    x, box = checked_centers(centers, box), float(box)
     apart = x[:, None] - x[:, :, None]
     # Of two images at the same distance, i → j and j → i must take opposite ones: round() to even is odd in its sign.
     step = -(apart / box).round()

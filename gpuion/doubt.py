@@ -3,8 +3,12 @@
 Legend: B structures, n structures of a training part, C features.
 """
 
+import reprlib
+
 import torch
 from torch import Tensor, nn
+
+from gpuion.checks import is_between
 
 LEVELS = 100  # of coverage
 _RIDGE = 0.1  # added to the features' variances, which are of order one
@@ -82,8 +86,9 @@ def reach(quantiles: Tensor, coverage: float) -> Tensor:
     ValueError
         For a probability that is not between 0 and 1.
     """
-    if not 0 < coverage < 1:
-        raise ValueError(f"coverage must lie between 0 and 1, got {coverage}")
+    if not is_between(coverage, 0, 1):
+        raise ValueError(f"coverage must lie between 0 and 1, got {reprlib.repr(coverage)}")
+    coverage = float(coverage)
     at = coverage * LEVELS
     below = int(at)
     whole = torch.cat([quantiles.new_zeros(1), quantiles])

@@ -9,6 +9,8 @@ import json
 import os
 import pickle
 import platform
+import reprlib
+import struct
 import subprocess
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -19,10 +21,16 @@ import numpy as np
 import torch
 
 import gpuion
+from gpuion.archives import check_archive, check_tensors
 from gpuion.distributed import World
-from gpuion.errors import CheckpointError, ConfigError
+from gpuion.errors import CheckpointError, ConfigError, DatasetError
 
 _PARTIAL = ".partial"
+# What torch, pickle and zipfile raise on files that are none of theirs; RecursionError is a RuntimeError.
+_UNREADABLE = (
+    zipfile.BadZipFile, struct.error, EOFError, OSError, RuntimeError, MemoryError, ValueError,
+    TypeError, LookupError, AttributeError, AssertionError, ImportError, OverflowError,
+)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -86,15 +94,15 @@ def _commit(package: Path = Path(__file__).parent) -> str:
         return "unknown"
 
 
-def save_tensors(path: Path, content: object) -> None:
-    """Write tensors and plain values as torch does, whole or not at all."""
+def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
+    """Write tensors and plain values by name as torch does, whole or not at all."""
     buffer = io.BytesIO()  # torch.save itself turns a full disk into an error of its own making
     torch.save(content, buffer)
     with atomic(path) as partial:
         partial.write_bytes(buffer.getvalue())
 
 
-def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> Any:
+def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Return what `save_tensors` wrote; nothing is unpickled but tensors and plain values.
 
     Raises
@@ -104,17 +112,39 @@ def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> Any:
     CheckpointError
         If it is damaged or holds anything else.
     """
+    path = Path(path)
     try:
-        with zipfile.ZipFile(path) as archive:  # torch does not check the sums that it stores
-            damaged = archive.testzip()
-        if damaged:
-            raise CheckpointError(f"{path} is damaged: {damaged} does not match its checksum")
-        return torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError:
+        check_archive(path)
+        content = torch.load(path, map_location=device, weights_only=True)
+    except (FileNotFoundError, CheckpointError):
         raise
-    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, OSError, NotImplementedError) as error:
+    except pickle.UnpicklingError:  # torch's own words advise to run whatever the file holds
+        reason = "it is damaged, or holds more than tensors and plain values"
+        raise CheckpointError(f"{path} is not a readable checkpoint: {reason}") from None
+    except _UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} is not a readable checkpoint: {reason}") from None
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise CheckpointError(f"{path} is not a readable checkpoint: it holds no values by name")
+    check_tensors(path, content)
+    return content
+
+
+def read_json(path: Path, kind: type = dict) -> Any:
+    """Return the value of a JSON file, an object if no other kind is asked for.
+
+    Raises
+    ------
+    DatasetError
+        If the file is missing or damaged, or holds another kind.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DatasetError(f"{path}: expected a JSON file, found: {type(error).__name__} {error}") from None
+    if not isinstance(value, kind):
+        raise DatasetError(f"{path}: expected JSON that is a {kind.__name__}, found a {type(value).__name__}")
+    return value
 
 
 def fingerprint(content: Mapping[str, Any]) -> str:
@@ -170,23 +200,25 @@ def _claim(folder: Path, script: str, mine: dict[str, Any], content: dict[str, s
         write_json(record, {"script": script, "config": mine, "content": content, **provenance()})
         return
     try:
-        held = json.loads(record.read_text())
+        held = read_json(record)
         other, theirs, before = held["script"], dict(held["config"]), dict(held.get("content", {}))
-    except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"{record} is damaged; choose another --out or remove {folder}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{record} is damaged ({error}); choose another --out or remove {folder}") from None
     if other != script:
         raise ConfigError(f"{folder} holds a run of {other}, not of {script}; choose another --out")
     for name in sorted(mine.keys() | theirs.keys()):
         if mine.get(name) != theirs.get(name):
+            other = reprlib.repr(theirs.get(name))
             raise ConfigError(
-                f"{folder} holds a run with {name} = {theirs.get(name)!r}, this one has {mine.get(name)!r}; "
+                f"{folder} holds a run with {name} = {other}, this one has {mine.get(name)!r}; "
                 "choose another --out, or give the same configuration to go on"
             )
     for name in sorted(content.keys() & before.keys()):
         if content[name] != before[name]:
+            earlier, now = str(before[name])[:12], content[name][:12]
             raise ConfigError(
-                f"{folder} holds a run on other content of {name} = {mine[name]!r}: sha256 {before[name][:12]}…, now "
-                f"{content[name][:12]}…; choose another --out, or put back what was there to go on"
+                f"{folder} holds a run on other content of {name} = {mine[name]!r}: sha256 {earlier}…, now {now}…; "
+                f"choose another --out, or put back what was there to go on"
             )
 
 

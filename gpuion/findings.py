@@ -11,7 +11,6 @@ Structures whose label did not settle count, but are never the best or the worst
 """
 
 import dataclasses
-import json
 import math
 import re
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch import Tensor
 from gpuion import files, timing
 from gpuion.dataset import Dataset, open_dataset
 from gpuion.errors import DatasetError
+from gpuion.files import read_json
 from gpuion.relabel import with_prediction
 from gpuion.training import metrics
 
@@ -71,15 +71,17 @@ def load(path: Path) -> Run:
         raise DatasetError(f"{path} has no folder dataset; give the folder of a whole run, as `make demo` leaves it")
     data = open_dataset(path / "dataset")
     models = {
-        folder.name: Model(metrics=_read(folder / "metrics.json"), predictions=_read(folder / "predictions.json"))
+        folder.name: Model(
+            metrics=read_json(folder / "metrics.json"), predictions=read_json(folder / "predictions.json")
+        )
         for folder in _numbered(path, "model", "predictions.json")
     }
     parts = [folder for folder in sorted(path.iterdir()) if (folder / "run.json").is_file()]
-    made = {folder.name: _read(folder / "run.json") for folder in parts}
+    made = {folder.name: read_json(folder / "run.json") for folder in parts}
     exact = [folder for folder in parts if _on_exact(made[folder.name]) and (folder / "summary.json").is_file()]
     by_network = [folder for folder in _numbered(path, "round", "summary.json") if folder not in exact]
     rounds, polished = (
-        {folder.name: Round(data=_like(data, folder), traces=_read(folder / "traces.json")) for folder in folders}
+        {home.name: Round(data=_like(data, home), traces=read_json(home / "traces.json")) for home in folders}
         for folders in (by_network, exact)
     )
     return Run(
@@ -87,7 +89,11 @@ def load(path: Path) -> Run:
         annealed=_annealed(path, data, [*rounds, *polished]),
         check=open_dataset(path / "check") if (path / "check" / "dataset.json").is_file() else None,
         made=made,
-        timing={folder.name: _read(folder / timing.NAME) for folder in parts if (folder / timing.NAME).is_file()},
+        timing={
+            folder.name: read_json(folder / timing.NAME, list)
+            for folder in parts
+            if (folder / timing.NAME).is_file()
+        },
     )  # fmt: skip
 
 
@@ -220,13 +226,6 @@ def _annealed(path: Path, data: Dataset, rounds: list[str]) -> Dataset | None:
     if (path / "annealed").is_dir():
         return _like(data, path / "annealed")
     return open_dataset([path / name for name in rounds]) if rounds else None
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path}: expected a JSON file, found: {error}") from None
 
 
 def _extremes(data: Dataset) -> dict[str, Any]:

@@ -4,13 +4,14 @@ Letters: B structures, X Y Z sites, K classes.
 """
 
 import math
+import reprlib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from gpuion.axes import ALL_AXES
-from gpuion.checks import check_limits
+from gpuion.checks import check_kind, check_limits, is_whole
 from gpuion.gradients import correctors, drops, site_factors
 from gpuion.homogenization import HomogenizationResult, homogenize
 from gpuion.hops import count
@@ -53,8 +54,10 @@ def currents(medium: Medium, axis: int, *, tolerance: float = 1e-6, max_iteratio
     ConvergenceError
         If a structure misses the tolerance.
     """
-    if axis not in (0, 1, 2):
-        raise ValueError(f"axis must be 0, 1 or 2, got {axis}")
+    check_kind("medium", medium, Medium)
+    if not is_whole(axis, 0) or axis > 2:
+        raise ValueError(f"axis must be 0, 1 or 2, got {reprlib.repr(axis)}")
+    axis = int(axis)
     limits = check_limits(tolerance, max_iterations)
     labels = medium.labels.long()
     s, unit, _ = site_factors(medium.potential[labels], medium.diffusivity.log()[labels])
@@ -101,6 +104,9 @@ def tortuosity(
     ValueError
         For a result of another number of structures, and as `homogenize` does.
     """
+    check_kind("medium", medium, Medium)
+    if result is not None:
+        check_kind("result", result, HomogenizationResult)
     result = result or homogenize(medium, tolerance=tolerance, max_iterations=max_iterations, axes=axes)
     if len(result.tensor) != len(medium):
         raise ValueError(f"the result has {len(result.tensor)} structures, the medium {len(medium)}; give its own")

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gpuion.axes import ALL_AXES, check_axes, widen
-from gpuion.checks import check_limits
+from gpuion.checks import check_limits, check_tensor
 from gpuion.errors import ConvergenceError
 from gpuion.homogenization import solve_fields, ways
 
@@ -77,7 +77,11 @@ def effective_diffusivity(
     """
     if log_diffusivity is not None and diffusivity is not None:
         raise ValueError("give either log_diffusivity or diffusivity, not both")
+    potential = check_field("potential", potential)
+    if log_diffusivity is not None:
+        log_diffusivity = check_field("log_diffusivity", log_diffusivity)
     if diffusivity is not None:
+        diffusivity = check_field("diffusivity", diffusivity)
         if bool((diffusivity < 0).any()):
             raise ValueError(f"diffusivity must not be negative, got {float(diffusivity.min())}")
         mobile = diffusivity > 0  # the mask keeps 0 · inf out of the gradient
@@ -85,9 +89,21 @@ def effective_diffusivity(
     if log_diffusivity is None:
         log_diffusivity = torch.zeros_like(potential)
     chosen = check_axes(axes)
-    fields = torch.broadcast_tensors(potential, log_diffusivity)
+    try:
+        fields = torch.broadcast_tensors(potential, log_diffusivity)
+    except RuntimeError:
+        shapes = f"{list(potential.shape)} and {list(log_diffusivity.shape)}"
+        raise ValueError(f"the diffusivity must have the potential's shape or broadcast to it, got {shapes}") from None
     _check(*fields)
     return widen(_Homogenized.apply(*fields, check_limits(tolerance, max_iterations), chosen), chosen)
+
+
+def check_field(name: str, field: Any) -> Tensor:
+    """Return a field as a tensor of floats; ValueError if it is none."""
+    field = check_tensor(name, field)
+    if not field.is_floating_point():
+        raise ValueError(f"{name} must be floats [B, X, Y, Z], got {field.dtype} {list(field.shape)}")
+    return field
 
 
 def _check(potential: Tensor, log_diffusivity: Tensor) -> None:

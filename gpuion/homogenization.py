@@ -31,7 +31,7 @@ from torch import Tensor
 
 from gpuion import multigrid, spectral
 from gpuion.axes import ALL_AXES, check_axes, widen
-from gpuion.checks import check_limits
+from gpuion.checks import check_kind, check_limits
 from gpuion.fields import empty
 from gpuion.hops import count, trapped
 from gpuion.medium import Medium
@@ -124,7 +124,9 @@ def homogenize(
     Eng. 157 (1998) 69, on bonds; on a CPU aggregates with over-corrected bonds, Braess, Computing 55 (1995) 379.
     Error: after Meurant, Papež & Tichý, Numer. Algorithms 88 (2021) 1337.
     """
+    check_kind("medium", medium, Medium)
     limits, chosen = check_limits(tolerance, max_iterations), check_axes(axes)
+    tolerance = limits[0]
     factor, unit, counts = _site_factors(medium)
     B, A = len(medium), len(chosen)
     energy, error, scale = (torch.zeros(B, A, *n, dtype=torch.float64, device=unit.device) for n in ((A,), (), ()))

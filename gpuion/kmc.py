@@ -13,13 +13,14 @@ Legend: B structures, C of a group, W walkers, T checkpoints, J lag windows, X Y
 
 import dataclasses
 import math
+import reprlib
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from gpuion.checks import check_numbers, check_seed, check_whole, is_between
+from gpuion.checks import check_kind, check_numbers, check_room, check_seed, check_whole, is_between
 from gpuion.hops import rates, trapped
 from gpuion.medium import Medium
 from gpuion.slopes import CHECKPOINTS, TIME, Slopes, analyse
@@ -154,9 +155,12 @@ def walk(
     H. van Beijeren, J. Stat. Phys. 34, 477 (1984) and D. S. Novikov, J. H. Jensen, J. A. Helpern and E. Fieremans, PNAS
     111, 5088 (2014): what the slope has yet to fall.
     """
+    check_kind("medium", medium, Medium)
     _check(medium, time, rtol, max_attempts)
+    rtol, max_attempts = float(rtol), float(max_attempts)
     walkers, seed = check_whole("walkers", walkers, 2), check_seed(seed)  # one walker has no error bar
     numbers = check_numbers(len(medium), ids).to(medium.labels.device)
+    check_room(20.0 * CHECKPOINTS * 3 * walkers, f"the paths of {walkers} walkers")
     tables = rates(medium)
     tick = torch.where(tables.fastest > 0, 1 / (6 * tables.fastest.clamp_min(1e-300)), math.inf)
     lasts = _shortest(medium, tables.fastest) if isinstance(time, str) else torch.full_like(tick, float(time))
@@ -193,11 +197,11 @@ def _check(medium: Medium, time: Any, rtol: Any, max_attempts: Any) -> None:
 
     shape = medium.labels.shape[1:]
     if not (isinstance(time, str) and time == "auto") and not is_between(time, 0, math.inf):
-        raise ValueError(f'time must be a positive number, finite, or "auto", got {time!r}')
+        raise ValueError(f'time must be a positive number, finite, or "auto", got {reprlib.repr(time)}')
     if not is_between(rtol, 0, 1):
-        raise ValueError(f"rtol is a relative error in (0, 1), got {rtol!r}; 0.02 is usual")
-    if not is_between(max_attempts, 0, math.inf) and max_attempts != math.inf:
-        raise ValueError(f"max_attempts must be a positive number, got {max_attempts!r}; 1e10 is usual")
+        raise ValueError(f"rtol is a relative error in (0, 1), got {reprlib.repr(rtol)}; 0.02 is usual")
+    if not is_between(max_attempts, 0, math.inf) and not (isinstance(max_attempts, float) and max_attempts == math.inf):
+        raise ValueError(f"max_attempts must be a positive number, got {reprlib.repr(max_attempts)}; 1e10 is usual")
     if math.prod(shape) >= 2**31:
         raise ValueError(f"a structure of {'·'.join(map(str, shape))} sites is too large; at most 2³¹ − 1")
     if not medium.labels.is_cuda and math.prod(sides(shape)) >= 2**32:

@@ -13,7 +13,6 @@ energies by 0.01; the former taken for s, the pilot foresaw 27%, and after 2000 
 remains: before, while all chains still fall from alike starts, they exchange more often.
 """
 
-import json
 import math
 from pathlib import Path
 
@@ -23,8 +22,10 @@ from torch import Tensor
 
 from gpuion import files
 from gpuion.annealing import anneal
+from gpuion.checks import is_between
 from gpuion.dataset import Dataset
 from gpuion.distributed import World
+from gpuion.errors import DatasetError
 from gpuion.objectives import Objective
 from gpuion.scores import Score
 from gpuion.starts import starts
@@ -95,8 +96,19 @@ def fit(
 
 
 def read(path: Path) -> list[float]:
-    """Return the temperatures of a file, none if there is no such file."""
-    return list(json.loads(path.read_text())["temperatures"]) if path.exists() else []
+    """Return the temperatures of a file, none if there is no such file.
+
+    Raises
+    ------
+    DatasetError
+        If it is damaged.
+    """
+    if not path.exists():
+        return []
+    found = files.read_json(path).get("temperatures")
+    if not isinstance(found, list) or not found or not all(is_between(x, 0, math.inf) for x in found):
+        raise DatasetError(f"{path}: temperatures: expected positive numbers; remove it to choose them again")
+    return list(found)
 
 
 def spaced(temperatures: Tensor, mean: Tensor, spread: Tensor, replicas: int) -> tuple[Tensor, float]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gpuion.checks import check_numbers, check_seed, check_whole
+from gpuion.checks import check_cell, check_numbers, check_seed, check_tensor, check_whole
 from gpuion.errors import PackingError
 from gpuion.insertion import Rules, fill_batch
 from gpuion.kernels.reference import Stream, philox
@@ -56,7 +56,7 @@ def change_loading(
     ----------
     Kadulkar et al., J. Phys. Chem. B 2021, who test on φ = 0.05 and 0.15 made so from φ = 0.1.
     """
-    centers = torch.as_tensor(centers)
+    centers, (box, diameter) = check_tensor("centers", centers, torch.float32).detach(), check_cell(box, diameter)
     if centers.ndim != 3 or centers.shape[-1] != 3 or centers.dtype is not torch.float32:
         raise ValueError(f"centers must be float32 [B, N, 3], got {centers.dtype} {list(centers.shape)}")
     if centers.numel() and not bool(((centers >= 0) & (centers.double() < box)).all()):

@@ -12,7 +12,6 @@ on it can be tested on the whole.
 """
 
 import dataclasses
-import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -101,7 +100,7 @@ def _are_parts(sources: list[Path]) -> bool:
     names = [run.pop("part", "") for run in runs]
     if not all(names) or any(run != runs[0] for run in runs):
         return False
-    parts = [parse_part(name) for name in names]
+    parts = [parse_part(str(name)) for name in names]
     total = parts[0][1]
     if sorted(parts) != [(k, total) for k in range(1, total + 1)]:
         raise DatasetError(f"expected each of the {total} parts of a run once, found {', '.join(sorted(names))}")
@@ -110,9 +109,9 @@ def _are_parts(sources: list[Path]) -> bool:
 
 def _run(folder: Path) -> dict[str, Any]:
     try:
-        run = json.loads((folder / "run.json").read_text())
+        run = files.read_json(folder / "run.json")
         return dict(run["config"]) if run["script"] == "simulate" else {}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return {}
 
 
@@ -180,8 +179,8 @@ def subset(source: Path, out: Path, counts: Mapping[str, int | None], families: 
         of, first = kept[first : first + len(held)], first + len(held)
         if of.any():
             _, made_by = shards.read(path)
-            config = json.loads(made_by.get("config", "{}"))
-            write_shard(out / path.name, held.subset(torch.from_numpy(of)), seed=int(made_by["seed"]), config=config)
+            config, seed = shards.config_of(path, made_by), int(made_by["seed"])
+            write_shard(out / path.name, held.subset(torch.from_numpy(of)), seed=seed, config=config)
     write_summary(out, some)
     splits.write(out, some, part[kept], {"subset": str(source)})
     return part[kept]

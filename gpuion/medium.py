@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gpuion.checks import check_whole
+from gpuion.checks import check_cell, check_kind, check_length, check_room, check_tensor, check_whole
 from gpuion.transport import BLOCKED, LEVELS, TransportModel
 
 if TYPE_CHECKING:
@@ -51,9 +51,11 @@ class Medium:
     spacing: float = 1.0
 
     def __post_init__(self) -> None:
-        labels = torch.as_tensor(self.labels)
-        device = labels.device
-        tables = [torch.as_tensor(t, dtype=torch.float64, device=device) for t in (self.diffusivity, self.potential)]
+        labels = check_tensor("labels", self.labels).detach()
+        given = [check_tensor(name, getattr(self, name)) for name in ("diffusivity", "potential")]
+        if any(t.is_complex() or t.dtype is torch.bool for t in given):
+            raise ValueError(f"diffusivity and potential must be real numbers, got {given[0].dtype}, {given[1].dtype}")
+        tables = [t.detach().to(labels.device, torch.float64) for t in given]
         if labels.dtype.is_floating_point or labels.dtype.is_complex:
             raise ValueError(f"labels must be integers, got {labels.dtype}")
         if labels.dtype in {torch.uint16, torch.uint32, torch.uint64}:
@@ -70,15 +72,14 @@ class Medium:
         if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < tables[0].shape[0]:
             span = f"{int(labels.min())} … {int(labels.max())}"
             raise ValueError(f"labels run over {span}, but the tables describe {tables[0].shape[0]} classes")
-        if not (self.spacing > 0 and math.isfinite(self.spacing)):
-            raise ValueError(f"spacing must be a positive length, got {self.spacing}")
+        spacing = check_length("spacing", self.spacing)
         for name, value in (
             ("labels", labels.to(torch.uint8)),
             ("diffusivity", tables[0]),
             ("potential", tables[1]),
         ):
             object.__setattr__(self, name, value)
-        object.__setattr__(self, "spacing", float(self.spacing))
+        object.__setattr__(self, "spacing", spacing)
 
     @classmethod
     def from_image(
@@ -124,7 +125,7 @@ class Medium:
 def whole(length: float, parts: int, what: str) -> int:
     """Return length · parts as an integer; ValueError if it is not one to 1e-9."""
     parts = check_whole(what, parts, 1)
-    count = round(length * parts) if math.isfinite(length) else 0
+    count = round(length * min(parts, 2**53))
     if count < 1 or abs(length * parts - count) > 1e-9 * max(count, 1):
         raise ValueError(f"box = {length} voxels at {parts} {what} is not a whole number ≥ 1; change one of them")
     return count
@@ -132,13 +133,10 @@ def whole(length: float, parts: int, what: str) -> int:
 
 def check_centers(centers: Tensor, box: float, diameter: float) -> Tensor:
     """Return sphere centres as a tensor [B, N, 3] wrapped into [0, box), or raise ValueError."""
-    centers = torch.as_tensor(centers)
+    centers = check_tensor("centers", centers)
     if centers.ndim != 3 or centers.shape[-1] != 3 or not centers.dtype.is_floating_point:
         raise ValueError(f"centers must be floats of shape [B, N, 3], got {centers.dtype} {list(centers.shape)}")
-    if not (box > 0 and math.isfinite(box)):
-        raise ValueError(f"box must be a positive length, got {box}")
-    if not 0 < diameter <= box:
-        raise ValueError(f"diameter must lie in (0, box = {box}], got {diameter}")
+    box, diameter = check_cell(box, diameter)
     if not bool(torch.isfinite(centers).all()):
         raise ValueError("centers must be finite numbers")
     return torch.remainder(centers.double(), box)
@@ -180,9 +178,11 @@ def electrolyte(
     ValueError
         For malformed centres, or a box that is not a whole number of sites.
     """
-    model = model or TransportModel()
-    centers = check_centers(centers, box, diameter)
+    model = TransportModel() if model is None else model
+    check_kind("model", model, TransportModel)
+    centers, (box, diameter) = check_centers(centers, box, diameter).detach(), check_cell(box, diameter)
     sites = whole(box, sites_per_voxel, "sites per voxel")
+    check_room(len(centers) * sites**3, f"{len(centers)} lattices of {sites}³ sites")
     images = [_images(center, box, diameter / 2 + model.cutoff) for center in centers]
     labels = torch.empty((len(centers), sites, sites, sites), dtype=torch.uint8, device=centers.device)
     if centers.is_cuda:
@@ -235,6 +235,7 @@ def brick_classes(images: list[Tensor], box: float, radius: float, model: Transp
 def _images(centers: Tensor, box: float, reach: float) -> Tensor:
     """Return the sphere centres and all periodic images within reach of the box, [M, 3]."""
     count = math.ceil(reach / box)
+    check_room(100 * len(centers) * (2 * count + 1) ** 3, f"images of spheres that reach {reach:g} of a box of {box:g}")
     steps = torch.arange(-count, count + 1, device=centers.device).double() * box
     images = (centers[:, None] + torch.cartesian_prod(steps, steps, steps)).reshape(-1, 3)
     return images[((images > -reach) & (images < box + reach)).all(-1)]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpuion import files
+from gpuion.errors import DatasetError
 from gpuion.panels import png
 from gpuion.plots import GRAY, figure_of, legend, style
 from gpuion.render import PALETTE
@@ -78,7 +79,10 @@ def _mark(name: str) -> tuple[str, str]:
 
 def _history(home: Path) -> list[dict[str, Any]]:
     path = home / "history.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    try:
+        return [dict(json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DatasetError(f"{path}: expected a JSON object a line, found: {error}") from None
 
 
 def learning(sizes: Mapping[str, Mapping[int, Sequence[float]]]) -> Any:

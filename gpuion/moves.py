@@ -8,9 +8,12 @@ integers, and rounding does not add up.
 
 import dataclasses
 import math
+import reprlib
 
 import torch
 from torch import Tensor
+
+from gpuion.checks import check_tensor, is_between, is_whole
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,22 +77,28 @@ def check_ids(ids: Tensor | None, cell: Tensor) -> Tensor:
         raise ValueError(f"centers must hold at least one chain and one sphere, got {list(cell.shape)}")
     if ids is None:
         return torch.arange(C, device=cell.device)
-    ids = torch.as_tensor(ids, device=cell.device)
-    if ids.shape != (C,) or ids.dtype.is_floating_point or int(ids.min()) < 0 or int(ids.max()) >= 2**32:
+    ids = check_tensor("ids", ids).to(cell.device)
+    kind = ids.dtype.is_floating_point or ids.is_complex() or ids.dtype is torch.bool
+    if ids.shape != (C,) or kind or int(ids.min()) < 0 or int(ids.max()) >= 2**32:
         raise ValueError(f"ids must be {C} integers in [0, 2³²), one a chain, got {ids.dtype} {list(ids.shape)}")
     return ids.long()
 
 
-def check_settings(cycles: int, steps: int, samples: int, temperature: float | Tensor, cooling: float) -> None:
-    """Raise ValueError for settings that `anneal` cannot use."""
-    if cycles < 1 or steps < 1:
-        raise ValueError(f"cycles and steps must be at least 1, got {cycles} and {steps}")
+def check_settings(
+    cycles: int, steps: int, samples: int, temperature: float | Tensor, cooling: float
+) -> tuple[int, int, int]:
+    """Return cycles, steps and samples; ValueError for settings that `anneal` cannot use."""
+    if not is_whole(cycles, 1) or not is_whole(steps, 1):
+        given = f"{reprlib.repr(cycles)} and {reprlib.repr(steps)}"
+        raise ValueError(f"cycles and steps must be at least 1, whole numbers, got {given}")
     if cycles * steps > 2**32:
         raise ValueError(f"cycles · steps must be at most 2³², the length of a random sequence, got {cycles * steps}")
-    if samples < 0:
-        raise ValueError(f"samples must not be negative, got {samples}")
-    heat = torch.as_tensor(temperature)
-    if not bool(((heat > 0) & heat.isfinite()).all()):
-        raise ValueError(f"temperature must be positive, got {temperature}")
-    if not 0 < cooling <= 1:
-        raise ValueError(f"cooling must lie in (0, 1], got {cooling}")
+    if not is_whole(samples, 0):
+        raise ValueError(f"samples must not be negative, a whole number, got {reprlib.repr(samples)}")
+    heat = check_tensor("temperature", temperature)
+    numbers = not (heat.is_complex() or heat.dtype is torch.bool)
+    if not numbers or not bool(((heat.double() > 0) & heat.double().isfinite()).all()):
+        raise ValueError(f"temperature must be positive, got {reprlib.repr(temperature)}")
+    if not is_between(cooling, 0, math.inf) or float(cooling) > 1:
+        raise ValueError(f"cooling must lie in (0, 1], got {reprlib.repr(cooling)}")
+    return int(cycles), int(steps), int(samples)

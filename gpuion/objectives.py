@@ -12,11 +12,14 @@ D_x, D_y and D_z are in the unit of D*.
 
 import dataclasses
 import math
+import reprlib
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from gpuion.checks import check_call, check_flag, is_between
 from gpuion.dataset import Dataset
 from gpuion.errors import ConfigError
 from gpuion.medium import TransportModel
@@ -48,12 +51,36 @@ class Objective:
     target: float | None = None
     caution: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or self.name not in DIRECTIONS:
+            raise ValueError(f"name must be one of {', '.join(DIRECTIONS)}, got {reprlib.repr(self.name)}")
+        check_flag("maximize", self.maximize)
+        if self.target is not None and not is_between(self.target, -math.inf, math.inf):
+            raise ValueError(f"target must be a D*, a number, got {reprlib.repr(self.target)}")
+        if not (is_between(self.caution, 0, math.inf) or is_between(self.caution, -1e-300, 1e-300)):
+            raise ValueError(f"caution must be 0 or more standard deviations, got {reprlib.repr(self.caution)}")
+        object.__setattr__(self, "caution", float(self.caution))
+        if self.target is not None:
+            object.__setattr__(self, "target", float(self.target))
+
     def __call__(self, D: Tensor, spread: Tensor | None = None) -> Tensor:
         """Return the objective of each structure, [C]; gradients pass through."""
+        for name, x in (("D", D), ("spread", spread)):
+            if x is None and name == "spread":
+                continue
+            if not isinstance(x, Tensor) or not self._fits(x) or len(x) != len(D):
+                shape = "[C, 3]" if self.per_axis else "[C] or [C, 3]"
+                given = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+                raise ValueError(f"{name} must be a dense tensor of floats {shape}, got {given}")
         value = self.value(D)
         if spread is None or not self.caution:
             return value
         return value + (-1 if self.maximize else 1) * self.caution * self.doubt(D, spread)
+
+    def _fits(self, x: Tensor) -> bool:
+        if not x.is_floating_point() or x.is_meta or x.layout is not torch.strided:
+            return False
+        return (x.ndim == 2 and x.shape[1] == 3) or (x.ndim == 1 and not self.per_axis)
 
     @property
     def per_axis(self) -> bool:
@@ -139,8 +166,10 @@ def aim(score: Any, objective: Callable[..., Tensor]) -> Score:
     objective : callable
         Maps D*, and their standard deviations if the score gives them, to [C]: an `Objective`, or one of your own.
     """
+    check_call("objective", objective)
     if isinstance(score, IncrementalScore):
         return _Aimed(score, objective)
+    check_call("score", score)
     aimed = _Applied(score, objective)
     return Each(aimed) if isinstance(score, Each) else aimed
 

@@ -8,12 +8,26 @@ Legend: B structures, N particles. Lengths in voxels.
 """
 
 import math
+import operator
+import reprlib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from gpuion.checks import check_numbers, check_seed, check_whole
+from gpuion.checks import (
+    LONGEST,
+    check_cell,
+    check_device,
+    check_length,
+    check_numbers,
+    check_room,
+    check_seed,
+    check_tensor,
+    check_whole,
+    is_between,
+    is_whole,
+)
 from gpuion.errors import PackingError
 from gpuion.insertion import MAX_DRAWS, PATIENCE, Rules, fill_batch
 from gpuion.kernels.reference import Stream, philox, uniform
@@ -30,11 +44,11 @@ def sphere_diameter(n_particles: int, box: float, volume_fraction: float) -> flo
     ValueError
         If an argument is not positive.
     """
-    if n_particles < 1 or not box > 0 or not volume_fraction > 0:
-        raise ValueError(
-            f"n_particles, box and volume_fraction must be positive, got {n_particles}, {box}, {volume_fraction}"
-        )
-    return box * (6 * volume_fraction / (math.pi * n_particles)) ** (1 / 3)
+    count = operator.index(n_particles) if is_whole(n_particles, 1) else 0
+    if not (0 < count < 2**64 and all(is_between(x, 0, LONGEST) for x in (box, volume_fraction))):
+        given = ", ".join(map(reprlib.repr, (n_particles, box, volume_fraction)))
+        raise ValueError(f"n_particles, box and volume_fraction must be positive, got {given}")
+    return float(box) * (6 * float(volume_fraction) / (math.pi * count)) ** (1 / 3)
 
 
 def place(
@@ -89,8 +103,10 @@ def place(
     Kadulkar et al., J. Phys. Chem. B 2021, for the three families.
     """
     n_structures, n_particles = check_whole("n_structures", n_structures, 0), check_whole("n_particles", n_particles, 1)
-    numbers, seed = check_numbers(n_structures, ids), check_seed(seed)
+    seed, device, box = check_seed(seed), check_device(device), check_length("box", box)
     diameter = check_spheres(n_particles, box, diameter, volume_fraction)
+    check_room(12.0 * n_structures * n_particles, f"{n_structures} structures of {n_particles} spheres")
+    numbers = check_numbers(n_structures, ids)
     ranges, widths, slabs = _check_family(family, n_structures, box, diameter, distance, gap, axes)
     rules = Rules(
         n_particles=n_particles, box=float(box), diameter=diameter, seed=seed, distance=ranges.nan_to_num(0.0),
@@ -132,12 +148,10 @@ def check_spheres(n_particles: int, box: float, diameter: float | None, volume_f
     """Return the diameter, once these are found to be right."""
     if (diameter is None) == (volume_fraction is None):
         raise ValueError("give either diameter or volume_fraction")
-    if not (box > 0 and math.isfinite(box)):
-        raise ValueError(f"box must be positive, got {box}")
+    box = check_length("box", box)
     if diameter is None:
-        diameter = sphere_diameter(n_particles, box, volume_fraction or 0.0)
-    if not 0 < diameter <= box:
-        raise ValueError(f"diameter must lie in (0, box = {box}], got {diameter}")
+        diameter = sphere_diameter(n_particles, box, 0.0 if volume_fraction is None else volume_fraction)
+    _, diameter = check_cell(box, diameter)
     fraction = n_particles * math.pi * diameter**3 / (6 * box**3)
     if fraction >= SATURATION:
         raise ValueError(f"volume fraction {fraction:.4f} is not below {SATURATION}, where random insertion saturates")
@@ -149,8 +163,8 @@ def _check_family(
     gap: float | Tensor | None, axes: Sequence[int] | Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Return distances float64 [B, 2], NaN where there are none, gaps float64 [B] and axes bool [B, 3], on the CPU."""
-    if family not in {"random", "chained", "gapped"}:
-        raise ValueError(f"family must be random, chained or gapped, got {family!r}")
+    if family not in ("random", "chained", "gapped"):
+        raise ValueError(f"family must be random, chained or gapped, got {reprlib.repr(family)}")
     if (family == "chained" and distance is None) or (family == "random" and distance is not None):
         raise ValueError("distance=(lo, hi) belongs to the chained family, and may be given with the gapped one")
     if (family == "gapped") != (gap is not None and axes is not None):
@@ -171,7 +185,10 @@ def _check_family(
 
 def _rows(name: str, value: Sequence[float] | float | Tensor, n_structures: int, shape: tuple[int, ...]) -> Tensor:
     """Return one value for all structures, or one for each, as float64 [1 or B, …]."""
-    rows = torch.as_tensor(value, dtype=torch.float64, device="cpu")
+    rows = check_tensor(name, value).detach()
+    if rows.is_complex() or rows.dtype is torch.bool:
+        raise ValueError(f"{name} must be real numbers, got {rows.dtype}")
+    rows = rows.to("cpu", torch.float64)
     rows = rows[None] if rows.shape == shape else rows
     if rows.shape not in {(1, *shape), (n_structures, *shape)}:
         allowed = f"{list(shape)} or {[n_structures, *shape]}"
@@ -191,12 +208,12 @@ def _check_ranges(ranges: Tensor, box: float, diameter: float) -> None:
 
 def _check_axes(axes: Sequence[int] | Tensor, n_structures: int) -> Tensor:
     """Return which axes have a slab, bool [1 or B, 3], from their numbers or from such a table."""
-    table = torch.as_tensor(axes, device="cpu")
+    table = check_tensor("axes", axes).cpu()
     if table.ndim == 2:
         if table.dtype is not torch.bool or table.shape != (n_structures, 3) or not bool(table.any(-1).all()):
             raise ValueError(f"axes must be bool [{n_structures}, 3], one or more true a structure, or numbers of axes")
         return table
-    numbers = table.tolist()
-    if table.ndim != 1 or not numbers or len(set(numbers)) != len(numbers) or not set(numbers) <= {0, 1, 2}:
-        raise ValueError(f"axes must be different ones of 0, 1, 2, got {tuple(axes)}")
+    numbers = [] if table.dtype is torch.bool or table.ndim != 1 else table.tolist()
+    if not numbers or len(set(numbers)) != len(numbers) or not set(numbers) <= {0, 1, 2}:
+        raise ValueError(f"axes must be different ones of 0, 1, 2, got {reprlib.repr(axes)}")
     return torch.tensor([[axis in numbers for axis in range(3)]])

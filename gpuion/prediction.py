@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
+from gpuion.checks import check_cell, check_room, check_whole
 from gpuion.doubt import LEVELS, reach
 from gpuion.medium import check_centers
 from gpuion.threads import one_thread
@@ -91,9 +92,9 @@ class Predicting(nn.Module):
         ValueError
             For malformed or no centres, a cell that the model cannot take, or a batch below 1.
         """
-        if batch < 1:
-            raise ValueError(f"batch must be at least 1, got {batch}")
-        centers = check_centers(centers, box, diameter)
+        batch = check_whole("batch", batch, 1)
+        check_room(batch, f"{batch} structures at once")
+        centers, (box, diameter) = check_centers(centers, box, diameter), check_cell(box, diameter)
         if not len(centers):
             raise ValueError(f"centers must hold at least one structure, got {list(centers.shape)}")
         self.eval()

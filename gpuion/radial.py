@@ -13,6 +13,7 @@ from torch import Tensor
 from gpuion.checks import check_whole
 from gpuion.descriptors import checked_centers
 
+_LAYERS = 40  # of images along an axis: 64 000 in all
 _CHUNK = 300_000  # pairs at once: ten float64 temporaries of this size are 24 MB; larger ones were no faster
 
 
@@ -50,7 +51,9 @@ def pair_distribution(centers: Tensor, *, box: float, r_max: int = 38) -> Tensor
     Kadulkar, Howard, Truskett and Ganesan, J. Phys. Chem. B 2021: g(r), r = 0 … 38 voxels, as the input of a network.
     """
     r_max = check_whole("r_max", r_max, 0)
-    x = checked_centers(centers, box)
+    x, box = checked_centers(centers, box), float(box)
+    if 2 * r_max > _LAYERS * box:
+        raise ValueError(f"r_max must be at most {_LAYERS / 2:g} boxes of {box}, got {r_max}; g(r) is 1 there")
     B, N, _ = x.shape
     if N < 2:
         raise ValueError(f"g(r) needs at least two spheres in a structure, got centers of shape {list(x.shape)}")

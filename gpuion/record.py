@@ -1,7 +1,7 @@
 """The file dataset.json of a folder of shards: the sign that it is complete, and the unit of D*."""
 
-import json
 import math
+import reprlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,14 +34,16 @@ def read(folder: Path) -> tuple[float, int]:
     """Return the D of D* = 1 and the number of structures, or raise DatasetError."""
     path = folder / NAME
     try:
-        summary = json.loads(path.read_text())
+        summary = files.read_json(path)
         schema, version = summary["schema"], summary["version"]
         reference, count = float(summary["d_reference"]), int(summary["n_structures"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except DatasetError:
+        raise
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise DatasetError(f"{path}: expected a dataset's summary, found: {type(error).__name__} {error}") from None
     if (schema, version) != (shards.SCHEMA, shards.VERSION):
         expected = f"{shards.SCHEMA} version {shards.VERSION}"
-        raise DatasetError(f"{path}: schema: expected {expected}, found {schema} version {version}")
+        raise DatasetError(f"{path}: schema: expected {expected}, found {reprlib.repr((schema, version))}")
     if not (math.isfinite(reference) and reference > 0):
         raise DatasetError(f"{path}: d_reference: expected a positive number, found {reference}")
     return reference, count

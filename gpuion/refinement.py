@@ -8,12 +8,13 @@ Letters: B structures, R resolutions.
 """
 
 import dataclasses
+import reprlib
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from gpuion.checks import is_whole
+from gpuion.checks import check_call, check_cell, check_kind, check_limits, is_whole
 from gpuion.homogenization import homogenize
 from gpuion.medium import Medium, check_centers, electrolyte, whole
 from gpuion.transport import TransportModel
@@ -89,7 +90,7 @@ def refine(
     Cost and memory are those of the finest resolution and a little more. How the stated error did: `refine_medium`.
     """
     resolutions = _resolutions(sites_per_voxel)
-    checked = check_centers(centers, box, diameter)
+    checked, (box, diameter) = check_centers(centers, box, diameter), check_cell(box, diameter)
     for n in resolutions:
         whole(box, n, "sites per voxel")
     return refine_medium(
@@ -143,12 +144,13 @@ def refine_medium(
     within 1.3% of the extrapolated ones, and within 2.0% of those at 3 sites.
     """
     resolutions = _resolutions(sites_per_voxel)
-    if not 0 < tolerance < 1:
-        raise ValueError(f"tolerance is a relative error in (0, 1), got {tolerance}; 1e-3 is usual")
+    check_limits(tolerance, 1)
+    check_call("make", make)
     values: list[Tensor] = []
     errors, converged = [], []
     for n in resolutions:
         medium = make(n)
+        check_kind("what make returns", medium, Medium)
         if values and len(medium) != len(values[0]):
             raise ValueError(
                 f"make({n}) returned {len(medium)} structures, make({resolutions[0]}) {len(values[0])}; "
@@ -173,11 +175,14 @@ def refine_medium(
 
 def _resolutions(sites_per_voxel: Sequence[int]) -> tuple[int, ...]:
     """Return the resolutions, rising, or raise ValueError."""
-    given = tuple(sites_per_voxel)
+    try:
+        given = tuple(sites_per_voxel)
+    except (TypeError, RuntimeError):
+        given = ()
     if len(given) < 3 or not all(is_whole(n, 1) for n in given) or len(set(given)) < len(given):
         raise ValueError(
-            f"sites_per_voxel must be three or more different integers ≥ 1, such as (1, 2, 3), got {given}; "
-            "two resolutions cannot tell the order of the lattice error"
+            f"sites_per_voxel must be three or more different integers ≥ 1, such as (1, 2, 3), got "
+            f"{reprlib.repr(sites_per_voxel)}; two resolutions cannot tell the order of the lattice error"
         )
     return tuple(sorted(map(int, given)))
 

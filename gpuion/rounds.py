@@ -11,7 +11,6 @@ that is finished; stopped, the same command goes on within the one that is not, 
 """
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from gpuion import files
 from gpuion.checkpoints import PRETRAINED, fingerprint, load_surrogate
 from gpuion.dataset import Dataset, open_dataset
 from gpuion.distributed import World, start
-from gpuion.errors import CheckpointError, ConfigError
+from gpuion.errors import CheckpointError, ConfigError, DatasetError
 from gpuion.training import metrics
 
 NAME = "rounds.json"
@@ -58,7 +57,7 @@ def run(config: Any, search: Callable[[Any], None], train: Any) -> list[dict[str
     content = {"data": open_dataset(config.data).fingerprint, "checkpoint": fingerprint(load_surrogate(first))}
     files.claim_folder(config.out, "anneal --rounds", config, world, content)
     path = config.out / NAME
-    rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    rows = _rows(path)
     for k in range(len(rows) + 1, config.rounds + 1):
         if rows and rows[-1]["agreed"]:
             break
@@ -89,8 +88,7 @@ def _round(
     train.learn(learning(train.Config, old.meta, config, (*config.data, *found), before, model))
     world.barrier()
     labelled = dataclasses.replace(open_dataset(found[-1]), d_reference=old.meta["d_reference"])
-    held = json.loads((model / "metrics.json").read_text())
-    told = json.loads((model / "predictions.json").read_text())
+    held, told = files.read_json(model / "metrics.json"), files.read_json(model / "predictions.json")
     name = f"test of {found[-1]}"
     apart = torch.tensor([i for i, part in zip(told["id"], told["split"], strict=True) if part == name])
     won = winners(labelled, config)
@@ -103,6 +101,14 @@ def _round(
         "held_out": {"structures": len(apart), "before": _errors(labelled.subset(apart)), "after": held[name]},
         "test_mape": held["test"]["mape"],
     }
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rounds that are finished."""
+    rows: list[dict[str, Any]] = files.read_json(path, list) if path.exists() else []
+    if not all(isinstance(row, dict) and isinstance(row.get("agreed"), bool) for row in rows):
+        raise DatasetError(f"{path} is damaged; choose another --out or remove {path.parent}")
+    return rows
 
 
 def learning(kind: Any, meta: dict[str, Any], config: Any, data: tuple[str, ...], before: str, out: Path) -> Any:

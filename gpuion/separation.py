@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from gpuion.checks import check_cell, check_tensor
 from gpuion.errors import PackingError
 from gpuion.medium import check_centers
 
@@ -50,7 +51,7 @@ def separate(centers: Tensor, *, box: float, diameter: float) -> Tensor:
         If overlaps are left after 5000 sweeps; more than RSA's 0.38 of volume takes luck.
     """
     check_centers(centers, box, diameter)
-    centers = torch.as_tensor(centers)
+    centers, (box, diameter) = check_tensor("centers", centers).detach(), check_cell(box, diameter)
     B, N = centers.shape[:2]
     filled = N * math.pi * diameter**3 / (6 * box**3)
     if filled > _DENSEST:

@@ -28,7 +28,9 @@ everywhere: version 1 kept attributes where nothing is checksummed. `docs/format
 """
 
 import dataclasses
+import json
 import math
+import reprlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,14 +38,21 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gpuion import files
+from gpuion import checks, files
+from gpuion.checks import LONGEST, is_between
 from gpuion.errors import DatasetError
 
 SCHEMA, VERSION = "gpuion-dataset", 2
 METHODS = ("exact", "kmc", "both")
+ATTRIBUTES = (
+    "schema", "version", "box", "diameter", "sites_per_voxel", "method", "seed", "config", "model", "commit", "machine",
+    "versions", "d_reference",
+)  # fmt: skip
 
 _NAME_LENGTH = 16  # bytes; fixed, since HDF5 keeps strings of variable length outside the checksummed chunks
 _CHUNK = 1024  # structures
+_LONGEST = 2**20  # bytes of text in an attribute
+_FILTERS = (h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_SHUFFLE)
 _BULK = "bulk solvent diffusivity"
 
 
@@ -89,15 +98,20 @@ def write(path: Path, arrays: dict[str, np.ndarray], attributes: dict[str, Any])
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return the fields and attributes of a shard, all checked, or raise DatasetError."""
+    if path.exists() and not path.is_file():
+        raise DatasetError(f"{path}: expected a readable HDF5 file, found what is no file")
     try:
         with h5py.File(path, "r", locking="best-effort") as file:
             attributes = attributes_of(path, file)
             _check_attributes(path, attributes)
-            names = [name for name, field in FIELDS.items() if name in file or not field.optional]
+            found = {name: file.get(name, getlink=True) for name in FIELDS}
+            names = [name for name, field in FIELDS.items() if found[name] or not field.optional]
             arrays = {name: _load(path, file, name) for name in names}
     except FileNotFoundError:
         raise DatasetError(f"{path}: expected a shard, found no such file") from None
-    except (OSError, RuntimeError, KeyError, UnicodeError) as error:
+    except DatasetError:
+        raise
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, MemoryError) as error:
         raise DatasetError(f"{path}: expected a readable HDF5 file, found: {error}") from None
     _check(path, arrays, attributes)
     try:
@@ -158,15 +172,23 @@ def _set(node: Any, key: str, value: Any) -> None:
 
 
 def attributes_of(path: Path, file: h5py.File) -> dict[str, Any]:
-    """Return the root attributes; text of variable length is refused unread, since HDF5 may hang on a damaged heap."""
+    """Return the root attributes that we know, if they are one number or text.
+
+    Text of variable length is refused unread, since HDF5 may hang on a damaged heap. The others, of any
+    kind and size, are not asked for.
+    """
     found: dict[str, Any] = {}
-    for key in file.attrs:
-        if h5py.check_vlen_dtype(file.attrs.get_id(key).dtype) is not None:
+    for key in ATTRIBUTES:
+        if key not in file.attrs:
+            continue
+        held = file.attrs.get_id(key)
+        if h5py.check_vlen_dtype(held.dtype) is not None:
             raise DatasetError(
                 f"{path}: attribute {key}: expected a number or text of fixed length, found another type"
             )
-        value = file.attrs[key]
-        found[key] = value.decode() if isinstance(value, bytes) else value
+        if held.dtype.kind in "biufS" and held.shape == () and held.dtype.itemsize <= _LONGEST:
+            value = file.attrs[key]
+            found[key] = value.decode() if isinstance(value, bytes) else value
     return found
 
 
@@ -179,6 +201,14 @@ def _load(path: Path, file: h5py.File, name: str) -> np.ndarray:
         raise DatasetError(f"{path}: {name}: expected type {expected.str}, found {stored.dtype.str}")
     if stored.is_virtual or stored.external:
         raise DatasetError(f"{path}: {name}: expected data in this file, found a reference to another")
+    made = stored.id.get_create_plist()
+    if any(made.get_filter(k)[0] not in _FILTERS for k in range(made.get_nfilters())):
+        raise DatasetError(f"{path}: {name}: expected data without compression, found a filter that may make any size")
+    most, chunk = path.stat().st_size, math.prod(stored.chunks or ())
+    if max(math.prod(stored.shape), chunk) * expected.itemsize > most:
+        raise DatasetError(
+            f"{path}: {name}: expected data, found {list(stored.shape)} numbers in a file of {most} bytes"
+        )
     try:
         return stored[...]
     except (OSError, RuntimeError) as error:
@@ -204,14 +234,33 @@ def _check_attributes(path: Path, attributes: dict[str, Any]) -> None:
     for name, expected in (("schema", SCHEMA), ("version", VERSION)):
         found = attributes.get(name)
         if not np.array_equal(found, expected):  # type: ignore[arg-type]
-            raise DatasetError(f"{path}: attribute {name}: expected {expected!r}, found {found!r}")
+            raise DatasetError(f"{path}: attribute {name}: expected {expected!r}, found {reprlib.repr(found)}")
     for name in ("box", "diameter", "sites_per_voxel", "d_reference"):
         found = attributes.get(name, 1.0 if name == "d_reference" else None)
-        if not isinstance(found, int | float | np.number) or not (math.isfinite(found) and found > 0):
-            raise DatasetError(f"{path}: attribute {name}: expected a positive number, found {found!r}")
+        if not is_between(found, 0, math.inf):
+            raise DatasetError(f"{path}: attribute {name}: expected a positive number, found {reprlib.repr(found)}")
+    if attributes["diameter"] > attributes["box"] or attributes["box"] > LONGEST:
+        found = f"{attributes['diameter']} in {attributes['box']}"
+        raise DatasetError(f"{path}: attribute diameter: expected spheres that fit into the box, found {found}")
+    for name in ("sites_per_voxel", "seed"):
+        if not checks.is_whole(attributes.get(name), 0):
+            raise DatasetError(
+                f"{path}: attribute {name}: expected a whole number, found {reprlib.repr(attributes.get(name))}"
+            )
+    config_of(path, attributes)
     if str(attributes.get("method")) not in METHODS:
         found = attributes.get("method")
-        raise DatasetError(f"{path}: attribute method: expected one of {', '.join(METHODS)}, found {found!r}")
+        raise DatasetError(
+            f"{path}: attribute method: expected one of {', '.join(METHODS)}, found {reprlib.repr(found)}"
+        )
+
+
+def config_of(path: Path, attributes: dict[str, Any]) -> dict[str, Any]:
+    """Return what made a shard, as its attribute `config` has it; nothing if there is none."""
+    try:
+        return dict(json.loads(attributes.get("config", "{}")))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DatasetError(f"{path}: attribute config: expected values by name as JSON, found {error}") from None
 
 
 def _check_array(where: str, field: Field, array: np.ndarray, n: int, N: int) -> None:

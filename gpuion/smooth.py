@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
+from gpuion.checks import check_cell, check_kind, check_length, check_room
 from gpuion.gradients import effective_diffusivity
 from gpuion.medium import check_centers, whole
 from gpuion.transport import TransportModel
@@ -104,12 +105,15 @@ def smooth_medium(
     ValueError
         For malformed centres, a box that is not a whole number of sites, a core width that is not positive.
     """
-    if not (core_width > 0 and math.isfinite(core_width)):
-        raise ValueError(f"core_width must be a positive length, got {core_width}; electrolyte() has sharp cores")
-    model = model or TransportModel()
-    centers = check_centers(centers, box, diameter)
+    core_width = check_length("core_width", core_width)  # electrolyte() has sharp cores
+    model = TransportModel() if model is None else model
+    check_kind("model", model, TransportModel)
+    centers, (box, diameter) = check_centers(centers, box, diameter), check_cell(box, diameter)
     sites = whole(box, sites_per_voxel, "sites per voxel")
+    check_room(24 * len(centers) * sites**3, f"{len(centers)} lattices of {sites}³ sites")
     coat = _Coat(model=model, radius=diameter / 2, core_width=core_width, sites=sites, spacing=box / sites)
+    window = 2 * (coat.radius + coat.reach) / coat.spacing
+    check_room(200 * window**3, f"a sphere that reaches {coat.reach:g} beyond its surface")
     density, core = _Coats.apply(centers, coat)
     density = density.clamp(max=model.max_density)
     return SmoothMedium(

@@ -8,6 +8,7 @@ structures, so that it cannot be taken for another set's. Where there is none, t
 
 import json
 import math
+import reprlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,7 +136,7 @@ def write(folder: Path, data: "Dataset", part: np.ndarray, made_by: dict[str, An
     path = folder / NAME
     at = {name: np.flatnonzero(part == name).tolist() for name in PARTS[1:]}
     content = {"schema": SCHEMA, "version": VERSION, **_identity(data), "made_by": made_by, **at}
-    if path.exists() and json.loads(path.read_text()) != content:
+    if path.exists() and files.read_json(path) != content:
         raise ConfigError(f"{path} holds another split; remove it to give up that test set for good")
     with files.atomic(path) as partial:
         partial.write_text(json.dumps(content) + "\n")
@@ -153,14 +154,16 @@ def read(folder: Path, data: "Dataset") -> tuple[np.ndarray, dict[str, Any]] | N
     if not path.exists():
         return None
     try:
-        content = json.loads(path.read_text())
+        content = files.read_json(path)
         kind, made_by = (content["schema"], content["version"]), dict(content["made_by"])
-        held = [np.array(content[name], dtype=np.int64).reshape(-1) for name in PARTS[1:]]
+        held = [_positions(content[name]) for name in PARTS[1:]]
         structures = {name: content[name] for name in _identity(data)}
-    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+    except DatasetError:
+        raise
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise DatasetError(f"{path}: expected a split, found: {type(error).__name__} {error}") from None
     if kind != (SCHEMA, VERSION):
-        raise DatasetError(f"{path}: schema: expected {SCHEMA} version {VERSION}, found {kind[0]} version {kind[1]}")
+        raise DatasetError(f"{path}: schema: expected {SCHEMA} version {VERSION}, found {reprlib.repr(kind)}")
     if structures != _identity(data):
         raise DatasetError(f"{path}: structures: expected those of its folder, found a split of others")
     part, both = np.full(len(data), PARTS[0], dtype=f"<U{max(map(len, PARTS))}"), np.concatenate(held)
@@ -169,6 +172,13 @@ def read(folder: Path, data: "Dataset") -> tuple[np.ndarray, dict[str, Any]] | N
     for name, at in zip(PARTS[1:], held, strict=True):
         part[at] = name
     return part, made_by
+
+
+def _positions(given: Any) -> np.ndarray:
+    """Return positions as JSON has them, int64 [n]; 1.5 and "1" are none."""
+    if not isinstance(given, list) or not all(type(at) is int for at in given):
+        raise TypeError("a part that is no list of whole numbers")
+    return np.array(given, dtype=np.int64)
 
 
 def _identity(data: "Dataset") -> dict[str, Any]:

@@ -112,12 +112,24 @@ def starts_of(
 ) -> Tensor:  # fmt: skip
     """Return the structures that chains start from; those of an ascent are kept in a file, as they take a while."""
     if path.exists():
-        kept: Tensor = files.load_tensors(path, ids.device)["centers"]
-        return kept
+        return _kept(path, data, ids)
     found = starts(data, ids, kind, maximize=objective.maximize, seed=seed, objective=objective, net=net)
     if kind == "ascent":
         files.save_tensors(path, {"centers": found, "ids": ids})
     return found
+
+
+def _kept(path: Path, data: Dataset, ids: Tensor) -> Tensor:
+    """Return the structures of a file of `starts_of`, if they are of these chains."""
+    held = files.load_tensors(path, ids.device)
+    centers, theirs = (held.get(name) if isinstance(held, dict) else None for name in ("centers", "ids"))
+    if not (
+        isinstance(centers, Tensor) and isinstance(theirs, Tensor) and torch.equal(theirs, ids)
+        and centers.dtype is torch.float32 and centers.shape == (len(ids), *data.centers.shape[1:])
+        and bool(((centers >= 0) & (centers < data.box)).all())
+    ):  # fmt: skip
+        raise CheckpointError(f"{path} holds no start structures of these chains; remove it to make them again")
+    return centers
 
 
 def extreme(data: Dataset, *, maximize: bool, objective: Objective | None = None) -> float:

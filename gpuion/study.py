@@ -62,9 +62,10 @@ class Memory:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.held: dict[str, Tensor] = dict(files.load_tensors(path))
+            held = dict(files.load_tensors(path))
         except (OSError, CheckpointError, ValueError, TypeError):
-            self.held = {}
+            held = {}
+        self.held = {key: x for key, x in held.items() if isinstance(x, Tensor)}
 
     def get(self, key: str) -> Tensor | None:
         """Return what is known under a key."""

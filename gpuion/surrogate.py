@@ -3,12 +3,14 @@
 Legend: B structures, C channels, V voxels along an edge, G cells along an edge after pooling.
 """
 
+import reprlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gpuion.checks import check_room, is_whole
 from gpuion.layers import CubeBody, PaperBody
 from gpuion.medium import whole
 from gpuion.prediction import Predicting
@@ -17,6 +19,7 @@ from gpuion.voxels import voxelize
 BOUNDARIES = ("periodic", "tiled", "zero")
 
 _TILES = 3
+_LARGEST, _DEEPEST = 2**14, 64  # channels of a layer, voxels of an edge; convolutions
 
 
 class Surrogate(Predicting):
@@ -63,11 +66,10 @@ class Surrogate(Predicting):
         pool: int = 5,
     ) -> None:
         super().__init__()
-        if boundary not in BOUNDARIES:
-            raise ValueError(f"boundary must be one of {', '.join(BOUNDARIES)}, got {boundary!r}")
-        widths = tuple(widths) if widths else (8, 16, 16, 16) if boundary == "periodic" else (16, 32, 64, 64)
-        if min(*widths, hidden, pool) < 1:
-            raise ValueError(f"widths, hidden and pool must be ≥ 1, got {widths}, {hidden} and {pool}")
+        if not isinstance(boundary, str) or boundary not in BOUNDARIES:
+            raise ValueError(f"boundary must be one of {', '.join(BOUNDARIES)}, got {reprlib.repr(boundary)}")
+        widths, hidden, pool = _sizes(widths, hidden, pool, voxels)
+        widths = widths or ((8, 16, 16, 16) if boundary == "periodic" else (16, 32, 64, 64))
         if boundary != "periodic" and voxels is None:
             raise ValueError(f"boundary {boundary!r} needs the number of voxels along an edge, voxels = V")
         self.arguments: dict[str, Any] = {
@@ -87,7 +89,16 @@ class Surrogate(Predicting):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return D* [B] of images [B, 1, V, V, V]."""
-        if image.ndim != 5 or image.shape[1] != 1 or not image.shape[2] == image.shape[3] == image.shape[4]:
+        kind = self.target_scale.dtype
+        if not isinstance(image, Tensor) or image.layout is not torch.strided or image.is_meta or image.dtype != kind:
+            given = image.dtype if isinstance(image, Tensor) else type(image).__name__
+            raise ValueError(f"image must be a dense tensor of {kind}, as the weights, got {given}")
+        if (
+            image.ndim != 5
+            or not len(image)
+            or image.shape[1] != 1
+            or not image.shape[2] == image.shape[3] == image.shape[4]
+        ):
             raise ValueError(f"image must have shape [B, 1, V, V, V], got {list(image.shape)}")
         features = self.body(image)
         with torch.autocast(image.device.type, enabled=False):  # eight bits of log D* would be too few
@@ -102,6 +113,7 @@ class Surrogate(Predicting):
         """
         known = "box" in self.meta and "voxels" in self.meta
         voxels = round(self.meta["voxels"] * box / self.meta["box"]) if known else whole(box, 1, "voxels")
+        check_room(4.0 * batch * voxels**3, f"{batch} images of {voxels}³ voxels")
         filled = torch.cat([centers, centers[:1].expand(-len(centers) % batch, -1, -1)])
         for some in filled.split(batch):
             yield (voxelize(some, box=box, diameter=diameter, voxels=voxels).to(self.target_scale.dtype),)
@@ -130,6 +142,21 @@ class Surrogate(Predicting):
         if len(targets) > 1:
             self.output_scale.copy_(outputs.double().std().clamp_min(1e-6))
             self.target_scale.copy_(targets.double().std().clamp_min(1e-6))
+
+
+def _sizes(widths: Any, hidden: Any, pool: Any, voxels: Any) -> tuple[tuple[int, ...], int, int]:
+    """Return widths, hidden and pool as ints, if they and voxels are sizes that layers can have."""
+    try:
+        given = tuple(widths) if widths is not None else ()
+    except (TypeError, RuntimeError):
+        given = (None,)
+    sizes = [*given, hidden, pool, 1 if voxels is None else voxels]
+    if not all(is_whole(n, 1) and n <= _LARGEST for n in sizes) or len(given) > _DEEPEST:
+        raise ValueError(
+            f"widths, hidden and pool must be ≥ 1 and, as voxels, whole numbers of at most {_LARGEST}, got "
+            f"{reprlib.repr(widths)}, {reprlib.repr(hidden)}, {reprlib.repr(pool)} and {reprlib.repr(voxels)}"
+        )
+    return tuple(map(int, given)), int(hidden), int(pool)
 
 
 def _log(target: Tensor) -> Tensor:

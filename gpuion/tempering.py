@@ -7,10 +7,12 @@ that change hands, not structures: a chain keeps its sphere moves and what its s
 """
 
 import dataclasses
+import reprlib
 
 import torch
 from torch import Tensor
 
+from gpuion.checks import check_tensor, is_whole
 from gpuion.kernels.reference import Stream, philox, uniform
 
 
@@ -55,11 +57,11 @@ def ladder(temperature: float | Tensor, ids: Tensor, replicas: int, every: int) 
         If chains and replicas, or chains and temperatures, do not go together.
     """
     C = len(ids)
-    if replicas < 1 or every < 1 or C % replicas:
-        raise ValueError(
-            f"replicas must be at least 1 and divide the {C} chains, and every be at least 1, got {replicas}, {every}"
-        )
-    heat = torch.as_tensor(temperature, dtype=torch.float64, device=ids.device)
+    if not is_whole(replicas, 1) or not is_whole(every, 1) or C % replicas:
+        given = f"{reprlib.repr(replicas)}, {reprlib.repr(every)}"
+        raise ValueError(f"replicas must be at least 1 and divide the {C} chains, and every be at least 1, got {given}")
+    replicas, every = int(replicas), int(every)
+    heat = check_tensor("temperature", temperature).detach().to(ids.device, torch.float64)
     if heat.shape == (replicas,):
         heat = heat.repeat(C // replicas)
     if heat.shape not in {(), (C,)}:

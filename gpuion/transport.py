@@ -5,9 +5,14 @@ Legend: lengths in voxels, energies in kT, diffusivities in units of the bulk so
 
 import dataclasses
 import math
+import reprlib
 
 import torch
 from torch import Tensor
+
+from gpuion.checks import is_between
+
+_MOST = 1e9  # of any parameter
 
 BLOCKED = 255
 """The class of a site inside a particle, in media made by `gpuion.electrolyte`."""
@@ -40,11 +45,16 @@ class TransportModel:
 
     def __post_init__(self) -> None:
         for name in ("width", "bulk_diffusivity", "shell_diffusivity", "max_density"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+            if not is_between(getattr(self, name), 0, math.inf):
+                raise ValueError(f"{name} must be positive and finite, got {reprlib.repr(getattr(self, name))}")
         for field in dataclasses.fields(self):
-            if not math.isfinite(getattr(self, field.name)):
-                raise ValueError(f"{field.name} must be finite, got {getattr(self, field.name)}")
+            value = getattr(self, field.name)
+            if not is_between(value, -_MOST, _MOST):
+                raise ValueError(f"{field.name} must be a number within ±{_MOST:g}, got {reprlib.repr(value)}")
+            object.__setattr__(self, field.name, float(value))
+        tables = self.tables()
+        if not bool(tables[0].isfinite().all() and (tables[0] >= 0).all() and tables[1][:-1].isfinite().all()):
+            raise ValueError(f"diffusivity and potential of some site classes are no numbers with {self}")
 
     @property
     def cutoff(self) -> float:

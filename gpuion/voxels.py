@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from gpuion.checks import check_whole
+from gpuion.checks import check_cell, check_room, check_tensor, check_whole
 from gpuion.medium import check_centers
 
 _CHUNK = 4_000_000  # window voxels tested at once, or one sphere's: four temporaries of 8 bytes each are 128 MB
@@ -45,8 +45,9 @@ def voxelize(centers: Tensor, *, box: float, diameter: float, voxels: int) -> Te
     -----
     The input of the network of Kadulkar, Howard, Truskett and Ganesan, J. Phys. Chem. B 2021.
     """
-    V, centers = check_whole("voxels", voxels, 1), check_centers(centers, box, diameter)
-    B = len(centers)
+    V, centers = check_whole("voxels", voxels, 1), check_centers(centers, box, diameter).detach()
+    B, (box, diameter) = len(centers), check_cell(box, diameter)
+    check_room(4 * B * V**3, f"{B} images of {V}³ voxels")
     image = torch.zeros((B, V, V, V), device=centers.device)
     if centers.is_cuda:
         draw(image, centers, radius=diameter / 2, spacing=box / V)
@@ -95,6 +96,9 @@ def tile(image: Tensor, repeats: int) -> Tensor:
     ValueError
         If the image has no five axes or repeats < 1.
     """
+    image = check_tensor("image", image)
     if image.ndim != 5:
         raise ValueError(f"image must have shape [B, C, V, V, V], got {list(image.shape)}")
-    return image.repeat(1, 1, *[check_whole("repeats", repeats, 1)] * 3)
+    times = check_whole("repeats", repeats, 1)
+    check_room(image.numel() * image.element_size() * times**3, f"an image repeated {times}³ times")
+    return image.repeat(1, 1, times, times, times)

@@ -8,6 +8,7 @@ A file is a regular grid (`ImageData`) whose cells are the sites: site (x, y, z)
 """
 
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from gpuion import files
+from gpuion.checks import check_kind, check_length, check_path, check_tensor, is_whole
 from gpuion.flux import currents
 from gpuion.medium import Medium
 
@@ -53,15 +55,18 @@ def write_vtkhdf(
     OSError
         If the file cannot be written.
     """
-    if not (spacing > 0 and math.isfinite(spacing)):
-        raise ValueError(f"spacing must be a positive length, got {spacing}")
-    if len(origin) != 3 or not all(math.isfinite(x) for x in origin):
-        raise ValueError(f"origin must be three finite lengths, got {origin}")
+    path, spacing = check_path("path", path), check_length("spacing", spacing)
+    corner = check_tensor("origin", origin)
+    if corner.shape != (3,) or corner.is_complex() or corner.dtype is torch.bool or not bool(corner.isfinite().all()):
+        raise ValueError(f"origin must be three finite lengths, got {reprlib.repr(origin)}")
+    known = isinstance(fields, Mapping)
+    if not known:
+        raise ValueError(f"fields must be tensors by name, got {reprlib.repr(fields)}")
     arrays = {name: _array(name, field) for name, field in fields.items()}
     shapes = {name: array.shape[:3] for name, array in arrays.items()}
     if len(set(shapes.values())) != 1:
         raise ValueError(f"fields must be of one lattice, got {shapes or 'none'}")
-    image = _image(arrays, float(spacing), tuple(map(float, origin)))
+    image = _image(arrays, float(spacing), tuple(corner.tolist()))
     with files.atomic(Path(path)) as partial:
         partial.write_bytes(image)
 
@@ -102,8 +107,9 @@ def write_medium(
     OSError
         If the file cannot be written.
     """
-    if not 0 <= index < len(medium):
-        raise ValueError(f"index must lie in 0 … {len(medium) - 1}, got {index}")
+    check_kind("medium", medium, Medium)
+    if not is_whole(index, 0) or index >= len(medium):
+        raise ValueError(f"index must lie in 0 … {len(medium) - 1}, got {reprlib.repr(index)}")
     one = medium[index : index + 1]
     labels = one.labels[0].long()
     potential = one.potential[labels]
@@ -123,9 +129,9 @@ def write_medium(
 
 def _array(name: str, field: Tensor) -> np.ndarray:
     """Return a field as VTK orders it, [Z, Y, X] or [Z, Y, X, 3], or raise ValueError."""
-    if not name or not name.isprintable() or "/" in name or name == ".":
-        raise ValueError(f"a field's name must be printable and without /, got {name!r}")
-    tensor = torch.as_tensor(field).detach().cpu()
+    if not isinstance(name, str) or not 0 < len(name) < 256 or not name.isprintable() or "/" in name or name == ".":
+        raise ValueError(f"a field's name must be printable, short and without /, got {reprlib.repr(name)}")
+    tensor = check_tensor(f"field {name!r}", field).detach().cpu()
     tensor = tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
     tensor = tensor.byte() if tensor.dtype is torch.bool else tensor
     shape = list(tensor.shape)

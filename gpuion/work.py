@@ -11,7 +11,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -111,9 +111,22 @@ def _found(path: Path, centers: Tensor, ids: Tensor, mark: str) -> list[tuple[Te
             at, theirs = held.pop("at"), {name: held.pop(name) for name in ("mark", "id", "centers")}
             same = theirs["mark"] == mark and torch.equal(ids[at], theirs["id"])
             if same and torch.equal(centers[at], theirs["centers"]) and held.keys() == names:
-                found.append((at, Labels(**held)))
+                found.append((at, _checked(held, len(at))))
                 continue
-        except (CheckpointError, OSError, KeyError, IndexError, TypeError, ValueError) as error:
+        except (CheckpointError, OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
             print(f"warning: a damaged batch is made again: {error}", file=sys.stderr)
         batch.unlink(missing_ok=True)
     return found
+
+
+def _checked(held: dict[str, Any], B: int) -> Labels:
+    """Return the labels of a batch of B structures, if they are some."""
+    for name, x in held.items():
+        flags = name.startswith("converged")
+        expected = (torch.bool, (B,)) if flags else (torch.float64, (B, 3))
+        found = (x.dtype, tuple(x.shape)) if isinstance(x, Tensor) else type(x)
+        if found != expected and not (x is None and name.endswith(("_kmc", "z_score"))):
+            raise TypeError(f"{name} is {found}")
+        if name in {"diffusivity", "standard_error"} and not bool(x.isfinite().all()):
+            raise ValueError(f"{name} is not finite")
+    return Labels(**held)

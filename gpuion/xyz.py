@@ -15,6 +15,7 @@ neighbours in their own precision: read back and cast to it, they are the same b
 
 import math
 import re
+import reprlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 
 from gpuion import files
+from gpuion.checks import check_length, check_path, check_tensor
 from gpuion.dataset import Dataset
 from gpuion.descriptors import checked_centers
 
@@ -73,7 +75,11 @@ def write_xyz(
         centers = structures
     if box is None or diameter is None:
         raise ValueError("write_xyz needs box and diameter beside centers, in voxels")
-    x = _wrapped(centers, box, diameter)
+    path, centers = check_path("path", path), check_tensor("structures", centers)
+    box, diameter = check_length("box", box), check_length("diameter", diameter)
+    if info is not None and not isinstance(info, Mapping):
+        raise ValueError(f"info must be values by name, got {reprlib.repr(info)}")
+    x = _wrapped(centers, box)
     columns = {key: _column(key, values, len(x)) for key, values in (info or {}).items()}
     with files.atomic(Path(path)) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
         for frame in _frames(x, box, diameter, columns):
@@ -90,10 +96,8 @@ def _known(data: Dataset) -> dict[str, Any]:
     return known | {name: values for name, values in optional.items() if values is not None}
 
 
-def _wrapped(centers: Tensor, box: float, diameter: float) -> np.ndarray:
+def _wrapped(centers: Tensor, box: float) -> np.ndarray:
     """Return the centres in [0, box), those that are there bit for bit, in their own precision."""
-    if not 0 < diameter < math.inf:
-        raise ValueError(f"diameter must be a positive length, got {diameter}")
     x = checked_centers(centers, box).detach().cpu().numpy()
     kind = np.float64 if centers.dtype is torch.float64 else np.float32
     moved = np.mod(x, box).astype(kind)
@@ -103,21 +107,26 @@ def _wrapped(centers: Tensor, box: float, diameter: float) -> np.ndarray:
 
 def _column(key: str, values: Any, n: int) -> np.ndarray:
     """Return the values of a key, one row a structure, or raise ValueError."""
-    if not _KEY.fullmatch(key) or key.lower() in _OURS:
+    name = reprlib.repr(key)
+    if not isinstance(key, str) or not _KEY.fullmatch(key) or key.lower() in _OURS:
         raise ValueError(
-            f"info key {key!r} must be letters, digits, _ and -, begin with a letter, and not be of {_OURS}"
+            f"info key {name} must be letters, digits, _ and -, begin with a letter, and not be of {_OURS}"
         )
-    column = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    try:
+        is_tensor = isinstance(values, Tensor)
+        column = check_tensor(key, values).detach().cpu().numpy() if is_tensor else np.asarray(values)
+    except (ValueError, TypeError):
+        raise ValueError(f"info {name} must be a row a structure, got {reprlib.repr(values)}") from None
     if column.ndim not in (1, 2) or len(column) != n or 0 in column.shape or column.dtype.kind not in "biufU":
         found = f"{column.dtype} {list(column.shape)}"
         raise ValueError(
-            f"info {key!r} must be numbers, truth values or words of shape [n = {n}] or [n, k], got {found}"
+            f"info {name} must be numbers, truth values or words of shape [n = {n}] or [n, k], got {found}"
         )
     if column.dtype.kind == "U":
         for word in column.flat:
             if column.ndim > 1 or not word or not word.isprintable() or set(word) & {'"', "\\"}:
                 raise ValueError(
-                    f"info {key!r} must be one printable word a structure, with no quote or \\, got {word!r}"
+                    f"info {name} must be one printable word a structure, with no quote or \\, got {word!r}"
                 )
     return column
 

@@ -76,7 +76,7 @@ def test_images_have_the_models_voxels_and_a_default_of_one_a_unit():
 
 def test_bad_structures_are_refused():
     net, x = model("nearest"), placed(2)
-    with pytest.raises(ValueError, match="batch must be at least 1"):
+    with pytest.raises(ValueError, match="batch must be a whole number, 1 or more"):
         net.predict(x, **CELL, batch=0)
     with pytest.raises(ValueError, match="at least one structure"):
         net.predict(x[:0], **CELL)

@@ -102,10 +102,11 @@ def change(**changes):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: path.write_text("{"), "expected a split, found: JSONDecodeError"),
-        (lambda path: path.write_text("[]"), "expected a split, found: TypeError"),
-        (change(test=["x"]), "expected a split, found: ValueError"),
-        (change(version=2), "schema: expected gpuion-split version 1, found gpuion-split version 2"),
+        (lambda path: path.write_text("{"), "expected a JSON file, found: JSONDecodeError"),
+        (lambda path: path.write_text("[]"), "expected JSON that is a dict, found a list"),
+        (change(test=["1"]), "expected a split, found: TypeError"),
+        (change(test=[1.5]), "expected a split, found: TypeError"),
+        (change(version=2), "schema: expected gpuion-split version 1, found \\('gpuion-split', 2\\)"),
         (change(sha256="0"), "structures: expected those of its folder, found a split of others"),
         (change(test=[0, 0, 1]), "expected each position once, from 0 to 14, found others"),
         (change(test=[15]), "expected each position once"),
