@@ -174,6 +174,12 @@ def check(name, argument, value, *, same):
     assert not told, f"{name}({argument}={value!r:.200}): {told}"
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Paths among the arguments are of a folder that goes away."""
+    monkeypatch.chdir(tmp_path)
+
+
 def test_every_public_name_has_an_entry():
     called = {name.partition(":")[0] for name in CALLS}
     assert called | NONE | {"Dataset", "Prediction"} == set(gpuion.__all__)
