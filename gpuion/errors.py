@@ -21,7 +21,8 @@ CODES = """exit codes:
   0    done
   1    failed: the message says why and how to mend it
   2    bad use: an unknown flag, or a setting that cannot be
-  130  stopped by Ctrl-C or SIGTERM; the same command goes on"""
+  130  stopped by Ctrl-C; the same command goes on
+  143  stopped by SIGTERM; the same command goes on"""
 
 
 class GpuionError(Exception):
@@ -78,10 +79,10 @@ def run_script(main: Callable[[], None]) -> None:
             signal.signal(number, _interrupt)
         main()
         sys.stdout.flush()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         _quiet_stdout()
         _tell_stop()
-        sys.exit(130)
+        sys.exit(_code(*stop.args))
     except ConfigError as error:
         fail(str(error), 2)
     except (GpuionError, ValueError) as error:
@@ -114,15 +115,20 @@ def fail(message: str, code: int = 1) -> NoReturn:
     sys.exit(code)
 
 
-def _interrupt(_signum: int, _frame: FrameType | None) -> None:
+def _interrupt(signum: int, _frame: FrameType | None) -> None:
     """Unwind, so that half-written files go; a second signal, as of terminal and torchrun both, ends at once."""
     expect_stops()
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt(signum)
 
 
-def _end(_signum: int, _frame: FrameType | None) -> None:
+def _end(signum: int, _frame: FrameType | None) -> None:
     _tell_stop()
-    os._exit(130)
+    os._exit(_code(signum))
+
+
+def _code(signum: int = signal.SIGINT) -> int:
+    """Return the exit code of a stop as shells have it."""
+    return 128 + signum
 
 
 def _tell_stop() -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 import gpuion
+from gpuion import locks
 from gpuion.distributed import World
 from gpuion.errors import CheckpointError, ConfigError
 
@@ -132,7 +133,7 @@ def fingerprint(content: Mapping[str, Any]) -> str:
 
 def claim_folder(
     folder: Path, script: str, config: Any, world: World | None = None, content: Mapping[str, str] | None = None
-) -> None:
+) -> contextlib.ExitStack:
     """Make `folder` this run's own: create it, or check that it holds a run of the same configuration.
 
     Fields whose metadata has `identity=False` (device, output) do not make another run. `content` holds, by the
@@ -140,32 +141,41 @@ def claim_folder(
     other content under the same paths go on with a run. What a killed run left half written is removed. With
     `world`, rank 0 does this and the others wait, or leave with it if it fails.
 
+    No other run can claim the folder until the context that this returns is left, or the process ends.
+
     Raises
     ------
     ConfigError
-        If the folder holds another script's or another configuration's run, or one of other data.
+        If the folder holds another script's or another configuration's run, or one of other data; or while another
+        run writes to it.
     OSError
         If it cannot be written.
     """
     problem: object = None
-    if world is None or world.is_main:
-        try:
-            _claim(folder, script, identity(config), dict(content or {}))
-        except (ConfigError, OSError) as error:
-            problem = error
-    if world is not None:
-        problem = world.share(problem)
-    if isinstance(problem, Exception):
-        raise problem if world is None or world.is_main else SystemExit(1)
+    with contextlib.ExitStack() as held:
+        if world is None or world.is_main:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                lock = held.enter_context(locks.held(folder, alone=True))
+                _claim(folder, script, identity(config), dict(content or {}))
+                locks.share(folder, lock)
+            except (ConfigError, OSError) as error:
+                problem = error
+        if world is not None:
+            problem = world.share(problem)
+        if isinstance(problem, Exception):
+            raise problem if world is None or world.is_main else SystemExit(1)
+        if world is not None and not world.is_main:
+            held.enter_context(locks.held(folder, alone=False))
+        return held.pop_all()
 
 
 def _claim(folder: Path, script: str, mine: dict[str, Any], content: dict[str, str]) -> None:
     record = folder / "run.json"
-    folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob(f".*{_PARTIAL}"):
         stale.unlink(missing_ok=True)
     if not record.exists():
-        if any(folder.iterdir()):
+        if any(path.name != locks.NAME for path in folder.iterdir()):
             raise ConfigError(f"{folder} is not empty and holds no gpuion run; choose another --out")
         write_json(record, {"script": script, "config": mine, "content": content, **provenance()})
         return

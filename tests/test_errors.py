@@ -59,7 +59,7 @@ def test_signals(number):
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
         _, err = process.communicate(timeout=20)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert err.splitlines() == [STOPPED]
 
 
@@ -87,7 +87,7 @@ def test_a_second_signal_ends_it_at_once_and_is_not_told_twice():
             assert process.stdout.readline() == line
             process.send_signal(number)
         _, err = process.communicate(timeout=20)
-    assert process.returncode == 130
+    assert process.returncode == 143
     assert err.splitlines() == [STOPPED]
 
 
@@ -116,7 +116,7 @@ def test_a_stop_while_modules_load_is_one_line(tmp_path, words, module, number):
                 break
         rest = [line for line in p.stderr.read().splitlines() if not line.startswith("import time:")]
         p.wait(timeout=60)
-    assert p.returncode == 130
+    assert p.returncode == 128 + number
     assert rest == [STOPPED]
 
 

@@ -207,7 +207,7 @@ def test_killed_at_any_moment_two_ranks_end_it_with_the_same_bytes(straight):
         until(process, (folder / "shard-00000.h5").exists)
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == 143
     assert err == "stopped; what was finished is kept, and the same command goes on from there\n"
     assert not list(folder.glob(".*.partial"))
     assert not (folder / "dataset.json").exists()
