@@ -58,6 +58,7 @@ _NO_ROOM = {
 }
 MEMORY = ("out of memory", "can't allocate memory")  # of a GPU, of a CPU
 _PEER = ("Connection closed by peer", "Connection reset by peer")  # gloo's words; NCCL's process is killed by torchrun
+_SOON = 0.02  # seconds
 _told: list[str] = []  # the line about a stop, once it is out
 
 
@@ -73,10 +74,12 @@ def run_script(main: Callable[[], None]) -> None:
     Exit codes are those of `CODES`. Of several ranks under torchrun, rank 0 alone says that it was stopped, and an
     error that many meet is said by one.
     """
-    before = {number: signal.getsignal(number) for number in _STOPS}
+    before = {number: signal.getsignal(number) for number in (*_STOPS, signal.SIGALRM)}
+    hook = sys.unraisablehook
     try:
         for number in _STOPS:
             signal.signal(number, _interrupt)
+        sys.unraisablehook = _stop_again
         main()
         sys.stdout.flush()
     except KeyboardInterrupt as stop:
@@ -94,8 +97,13 @@ def run_script(main: Callable[[], None]) -> None:
             fail(f"{str(error).splitlines()[0]}; use a smaller batch")
         if not any(words in str(error) for words in _PEER):
             raise
-        fail("another process of this run ended early and says why; the same command goes on from what was finished")
+        fail(
+            "another process of this run has ended, and says why unless it was killed; "
+            "the same command goes on from what was finished"
+        )
     finally:
+        sys.unraisablehook = hook
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -119,6 +127,21 @@ def _interrupt(signum: int, _frame: FrameType | None) -> None:
     """Unwind, so that half-written files go; a second signal, as of terminal and torchrun both, ends at once."""
     expect_stops()
     raise KeyboardInterrupt(signum)
+
+
+def _stop_again(ignored: sys.UnraisableHookArgs) -> None:
+    """Stop a moment later where Python drops a stop: in a callback of LLVM, or while it frees an object."""
+    stop = ignored.exc_value
+    if not isinstance(stop, KeyboardInterrupt):
+        sys.__unraisablehook__(ignored)
+        return
+    code = stop.args
+
+    def again(_signum: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(*code)
+
+    signal.signal(signal.SIGALRM, again)
+    signal.setitimer(signal.ITIMER_REAL, _SOON)
 
 
 def _end(signum: int, _frame: FrameType | None) -> None:

@@ -66,7 +66,11 @@ def work(draw: random.Random, folder: Path) -> None:
 def state() -> tuple[float, int, int]:
     """Return resident memory in MB, open files and threads."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6, len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+    return (
+        pages * os.sysconf("SC_PAGE_SIZE") / 1e6,
+        len(os.listdir("/proc/self/fd")),
+        len(os.listdir("/proc/self/task")),
+    )
 
 
 def slope(minutes: np.ndarray, memory: np.ndarray) -> tuple[float, float]:

@@ -91,6 +91,34 @@ def test_a_second_signal_ends_it_at_once_and_is_not_told_twice():
     assert err.splitlines() == [STOPPED]
 
 
+CALLBACK = """
+import ctypes, time
+from gpuion.errors import run_script
+class Freed:
+    def __del__(self): wait()
+def wait():
+    print("ready", flush=True)
+    time.sleep(60)
+def main():
+    CASE
+    time.sleep(60)
+run_script(main)
+"""
+
+
+@pytest.mark.parametrize("case", ["ctypes.CFUNCTYPE(None)(wait)()", "Freed()"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_that_python_would_ignore_counts(case, number):
+    """Loading a compiled kernel calls Python from LLVM, and what is raised there is printed and forgotten."""
+    command = [sys.executable, "-c", CALLBACK.replace("CASE", case)]
+    with subprocess.Popen(command, stdout=-1, stderr=-1, text=True, cwd=ROOT) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 128 + number
+    assert err.splitlines() == [STOPPED]
+
+
 SCRIPTS = [[str(ROOT / f"{name}.py")] for name in ("simulate", "train", "anneal")]
 SCRIPTS += [["-m", "gpuion.dataset", "info", "x"], ["-m", "gpuion.report", "x"]]
 

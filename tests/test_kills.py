@@ -1,4 +1,4 @@
-"""SIGKILL, SIGTERM and SIGINT at random moments: what a script had finished stays, and the end is the same.
+"""Scripts that are killed at random moments, that meet another run in their folder, or that lose a rank.
 
 After each life, no more than the batch, epoch or cycle in flight is lost; a run that came to its end has the files of
 one that nothing disturbed, byte for byte, and no others.
@@ -8,14 +8,19 @@ import json
 import os
 import random
 import signal
+import socket
+import time
+from pathlib import Path
 
 import pytest
-from lives import CHAINS, CYCLES, RELABEL, STEPS, STOPPED, Forked, Started, commands, contents, expects_stops
+from lives import CHAINS, CYCLES, RELABEL, STEPS, STOPPED, Forked, Started, commands, contents, expects_stops, finish
 from lives import forking as forking  # noqa: PLC0414, a fixture
 from lives import prepare, said, until
 
-from gpuion import files, shards
+from gpuion import files, locks, shards
 
+REFUSED = "error: another run is writing to {}; wait until it has ended, stop it, or choose another --out\n"
+LOST = "error: another process of this run has ended, and says why unless it was killed; the same command goes on"
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
 
 
@@ -29,8 +34,8 @@ def live(kind, words, log, number, moment):
         assert number is not None, said(life)
         os.kill(life.pid, number)
         code = life.wait(60)
-    if code == 0:
-        assert said(life) in ([], [STOPPED])  # the signal came after all was done
+    if code == 0 or (number != signal.SIGKILL and code == -number):  # the signal came after all was done
+        assert said(life) == []
         return True
     assert number is not None, said(life)
     assert code == (-number if number == signal.SIGKILL else 128 + number), (code, said(life))
@@ -116,3 +121,84 @@ def test_killed_at_random_moments_of_its_life(starting, name, kills, capsys):
     ends = torment(Started, home, whole[name], name, kills, 1.1 * span[name])
     with capsys.disabled():
         print(f" {name}: {kills} kills within {span[name]:.1f} s of a life, {ends} runs to their end")
+
+
+@pytest.mark.parametrize("name", ["simulate", "train", "anneal"])
+def test_a_second_run_is_refused_while_the_first_lives(forking, name):
+    home, whole, _ = forking
+    folder, log = home / f"{name}-twice", home / "second"
+    words = [*commands(home)[name], str(folder)]
+    first = Forked(words, home / "first")
+    until((folder / "run.json").exists, first)
+    os.kill(first.pid, signal.SIGSTOP)  # at work, but so that it does not end meanwhile
+    before = contents(folder)
+    second = Forked(words, log)
+    assert second.wait() == 2
+    assert said(second) == [REFUSED.format(folder)]
+    assert contents(folder) == before
+    os.kill(first.pid, signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
+    assert (folder / locks.NAME).exists()  # nobody was left to remove it, and nobody holds it
+    finish(Forked(words, log))
+    assert contents(folder) == whole[name]
+
+
+def ranks_of(folder):
+    """Return the processes that write to a folder as ranks of torchrun, by rank, and torchrun itself as None."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(folder).encode() in (path / "cmdline").read_bytes().split(b"\0"):
+                about = dict(x.partition("=")[::2] for x in (path / "environ").read_text().split("\0"))
+                found[about.get("RANK")] = int(path.name)
+        except OSError:
+            continue  # of another user, or gone
+    return found
+
+
+def test_a_rank_that_lost_its_peer_ends_and_the_run_goes_on(forking):
+    """Two processes without torchrun, which would end them itself."""
+    home, _, _ = forking
+
+    def ranks(folder):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            env = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        words = [*commands(home)["train"], str(folder)]
+        return [Forked(words, home / f"rank-{k}", env | {"RANK": str(k), "LOCAL_RANK": str(k)}) for k in range(2)]
+
+    first, second = ranks(home / "lost")
+    until((home / "lost" / "last.pt").exists, first)
+    os.kill(second.pid, signal.SIGKILL)
+    assert first.wait(60) == 1
+    assert said(first) == [f"{LOST} from what was finished [rank 0]\n"]
+    for life in ranks(home / "lost"):
+        finish(life)
+    assert done("train", home / "lost") == all_of("train")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["0", "1"])
+@pytest.mark.parametrize(("name", "mark"), [("simulate", "*.batch"), ("train", "last.pt"), ("anneal", "state-*.pt")])
+def test_one_of_two_ranks_killed(pairs, name, mark, victim, capsys):
+    home, whole = pairs
+    folder = home / f"{name}-{victim}"
+    words = [*commands(home)[name], str(folder)]
+    life = Started(words, home / "stderr", ranks=2)
+    until(lambda: list(folder.glob(mark)), life)
+    os.kill(ranks_of(folder)[victim], signal.SIGKILL)
+    began = time.monotonic()
+    code = life.wait(60)
+    with capsys.disabled():
+        print(f" {name}: rank {victim} killed, all ended after {time.monotonic() - began:.1f} s with code {code}")
+    assert code
+    assert any("Signal 9 (SIGKILL)" in line for line in said(life))
+    assert ranks_of(folder) == {}
+    assert Started(words, home / "stderr", ranks=2).wait() == 0
+    assert contents(folder) == whole[name]
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    home = tmp_path_factory.mktemp("pairs")
+    return home, prepare(home, Started, ("simulate", "train", "anneal"), ranks=2)[0]
