@@ -51,7 +51,7 @@ class ConvergenceError(GpuionError, RuntimeError):
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 _STOPPED = "stopped; what was finished is kept, and the same command goes on from there\n"
-_NO_ROOM = {
+NO_ROOM = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again to go on",
     errno.EDQUOT: "the disk quota is used up; free some space and run the same command again to go on",
     errno.EFBIG: "a file met the limit on its size; raise it (ulimit -f) and run the same command again to go on",
@@ -91,7 +91,7 @@ def run_script(main: Callable[[], None]) -> None:
     except (GpuionError, ValueError) as error:
         fail(str(error))
     except OSError as error:
-        fail(_NO_ROOM.get(error.errno or 0, str(error)))
+        fail(NO_ROOM.get(error.errno or 0, str(error)))
     except RuntimeError as error:
         if any(words in str(error) for words in MEMORY):
             fail(f"{str(error).splitlines()[0]}; use a smaller batch")

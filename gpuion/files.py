@@ -21,7 +21,7 @@ import torch
 import gpuion
 from gpuion import locks
 from gpuion.distributed import World
-from gpuion.errors import CheckpointError, ConfigError
+from gpuion.errors import NO_ROOM, CheckpointError, ConfigError
 
 _PARTIAL = ".partial"
 
@@ -146,10 +146,10 @@ def claim_folder(
     Raises
     ------
     ConfigError
-        If the folder holds another script's or another configuration's run, or one of other data; or while another
-        run writes to it.
+        If the folder cannot be written, holds another script's or another configuration's run or one of other data;
+        or while another run writes to it.
     OSError
-        If it cannot be written.
+        If the disk is full.
     """
     problem: object = None
     with contextlib.ExitStack() as held:
@@ -159,8 +159,10 @@ def claim_folder(
                 lock = held.enter_context(locks.held(folder, alone=True))
                 _claim(folder, script, identity(config), dict(content or {}))
                 locks.share(folder, lock)
-            except (ConfigError, OSError) as error:
+            except ConfigError as error:
                 problem = error
+            except OSError as error:
+                problem = error if error.errno in NO_ROOM else _unwritable(folder, error)
         if world is not None:
             problem = world.share(problem)
         if isinstance(problem, Exception):
@@ -168,6 +170,11 @@ def claim_folder(
         if world is not None and not world.is_main:
             held.enter_context(locks.held(folder, alone=False))
         return held.pop_all()
+
+
+def _unwritable(folder: Path, error: OSError) -> ConfigError:
+    why = "it is no folder" if folder.exists() and not folder.is_dir() else (error.strerror or str(error)).lower()
+    return ConfigError(f"{folder} cannot be written: {why}; choose another --out")
 
 
 def _claim(folder: Path, script: str, mine: dict[str, Any], content: dict[str, str]) -> None:

@@ -1,20 +1,27 @@
 """A disk that takes no more: one line, nothing half written, what was finished is kept, and a later run goes on.
 
-The kernel refuses to let files grow beyond a limit, so that a write is cut off where it stands, as on a full disk.
+The kernel refuses to let files grow beyond a limit, or a file system is as small as that, so that a write is cut off
+where it stands; or each file in turn finds the disk full as it is flushed.
 """
 
+import errno
+import importlib
 import os
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from lives import commands, contents
+from lives import forking as forking  # noqa: PLC0414, a fixture
 from test_train_script import IMAGES, SMALL, write_folder
 
 import gpuion
 from gpuion import training
+from gpuion.errors import run_script
 
 ROOT = Path(__file__).parent.parent
 LINE = "error: a file met the limit on its size; raise it (ulimit -f) and run the same command again to go on"
@@ -92,3 +99,86 @@ def test_annealing(tmp_path, network):
     assert {path.name: path.read_bytes() for path in out.glob("shard-*.h5")} == shards
     for name in ("dataset.json", "traces.json", "summary.json"):
         assert (out / name).read_bytes() == (calm / name).read_bytes()
+
+
+FULL = "error: the disk is full; free some space and run the same command again to go on\n"
+
+
+@pytest.mark.parametrize("name", ["simulate", "train", "anneal"])
+def test_each_file_once_finds_the_disk_full(forking, name, monkeypatch, capsys):
+    home, whole, _ = forking
+    folder, sync, met = home / f"{name}-full", os.fsync, set()
+
+    def full(descriptor):
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if path.name not in met:
+            met.add(path.name)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    script, *flags = commands(home)[name]
+    main = importlib.import_module(Path(script).stem).main
+    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(sys, "argv", [script, *flags, str(folder)])
+    threads, tries = torch.get_num_threads(), 0
+    torch.set_num_threads(1)
+    while len(met) == tries:
+        try:
+            run_script(main)
+        except SystemExit as left:
+            assert left.code == 1
+            assert capsys.readouterr().err == FULL
+            assert not [path for path in folder.iterdir() if path.name.endswith((".lock", ".partial"))]
+            tries += 1
+            assert len(met) == tries
+        else:
+            break
+    torch.set_num_threads(threads)
+    assert tries >= len([path for path in whole[name] if path != "run.json"])
+    assert contents(folder) == whole[name]
+
+
+def alone(script):
+    """Run a shell's script as root of a mount table of its own, or skip the test."""
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, check=False)
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
+    return done
+
+
+def word(name, home, folder):
+    """Return a job as a shell's words."""
+    script, *flags = commands(home)[name]
+    return shlex.join([sys.executable, str(ROOT / script), *flags, str(folder)])
+
+
+@pytest.mark.parametrize("name", ["simulate", *(pytest.param(x, marks=pytest.mark.slow) for x in ("train", "anneal"))])
+def test_a_file_system_that_is_too_small_and_grows(forking, name):
+    home, whole, _ = forking
+    disk, kept = home / f"{name}-disk", home / f"{name}-kept"
+    disk.mkdir()
+    size = sum(len(content) for content in whole[name].values())
+    done = alone(
+        f"mount -t tmpfs -o size={size // 2} none {disk} && {word(name, home, disk / 'out')}; echo $?; ls -A {disk}/out;"
+        f"mount -o remount,size={8 * size + 2**20} {disk} && {word(name, home, disk / 'out')} && cp -r {disk}/out {kept}"
+    )
+    code, *names = [line for line in done.stdout.splitlines() if " " not in line]
+    assert code == "1", done
+    assert [line for line in done.stderr.splitlines() if line.startswith("error")] == [FULL.strip()], done.stderr
+    assert not [path for path in names if path.endswith((".lock", ".partial"))], names
+    assert contents(kept) == whole[name]
+
+
+def test_folders_that_cannot_be_written(forking):
+    """The half of a run whose folder is read-only, and a new folder there; reading one is all that data need."""
+    home, whole, _ = forking
+    half = home / "half"
+    half.mkdir()
+    for path in ("run.json", "shard-00000.h5"):
+        (half / path).write_bytes(whole["simulate"][path])
+    fixed = f"mount --bind {home} {home} && mount -o remount,ro,bind {home}"
+    done = alone(f"{fixed}; {word('simulate', home, half)}; echo $?; {word('simulate', home, home / 'new')}; echo $?")
+    assert done.stdout.split() == ["2", "2"], done
+    assert done.stderr.splitlines() == [
+        f"error: {path} cannot be written: read-only file system; choose another --out" for path in (half, home / "new")
+    ]
