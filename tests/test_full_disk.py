@@ -169,16 +169,27 @@ def test_a_file_system_that_is_too_small_and_grows(forking, name):
     assert contents(kept) == whole[name]
 
 
-def test_folders_that_cannot_be_written(forking):
-    """The half of a run whose folder is read-only, and a new folder there; reading one is all that data need."""
+def test_a_run_whose_folder_cannot_be_written(forking):
     home, whole, _ = forking
     half = home / "half"
     half.mkdir()
     for path in ("run.json", "shard-00000.h5"):
         (half / path).write_bytes(whole["simulate"][path])
     fixed = f"mount --bind {home} {home} && mount -o remount,ro,bind {home}"
-    done = alone(f"{fixed}; {word('simulate', home, half)}; echo $?; {word('simulate', home, home / 'new')}; echo $?")
-    assert done.stdout.split() == ["2", "2"], done
-    assert done.stderr.splitlines() == [
-        f"error: {path} cannot be written: read-only file system; choose another --out" for path in (half, home / "new")
-    ]
+    done = alone(f"{fixed}; {word('simulate', home, half)}; echo $?")
+    assert done.stdout.split() == ["2"], done
+    line = f"error: {half} cannot be written: read-only file system; choose another --out\n"
+    assert done.stderr == line
+
+
+def test_an_installation_that_cannot_be_written():
+    """Neither beside the package nor in the home is a place for compiled code."""
+    code = "import gpuion.kernels.scalar, gpuion.kernels.levels, numba; print(numba.config.CACHE_DIR)"
+    words = ["env", "-u", "NUMBA_CACHE_DIR", "HOME=/proc/none", "XDG_CACHE_HOME=/proc/none", f"PYTHONPATH={ROOT}"]
+    fixed = f"mount --bind {ROOT} {ROOT} && mount -o remount,ro,bind {ROOT}"
+    done = alone(f"{fixed}; {shlex.join([*words, sys.executable, '-c', code])}")
+    place = Path(done.stdout.strip())
+    assert place.name.startswith("gpuion-"), done
+    assert not place.exists()
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("warning: compiled code cannot be kept here")
