@@ -57,6 +57,10 @@ NO_ROOM = {
     errno.EFBIG: "a file met the limit on its size; raise it (ulimit -f) and run the same command again to go on",
 }
 MEMORY = ("out of memory", "can't allocate memory")  # of a GPU, of a CPU
+LOST = (
+    "another process of this run has ended, and says why unless it was killed; the same command goes on from what was "
+    "finished"
+)
 _PEER = ("Connection closed by peer", "Connection reset by peer")  # gloo's words; NCCL's process is killed by torchrun
 _SOON = 0.02  # seconds
 _told: list[str] = []  # the line about a stop, once it is out
@@ -97,10 +101,7 @@ def run_script(main: Callable[[], None]) -> None:
             fail(f"{str(error).splitlines()[0]}; use a smaller batch")
         if not any(words in str(error) for words in _PEER):
             raise
-        fail(
-            "another process of this run has ended, and says why unless it was killed; "
-            "the same command goes on from what was finished"
-        )
+        fail(LOST)
     finally:
         sys.unraisablehook = hook
         signal.setitimer(signal.ITIMER_REAL, 0)

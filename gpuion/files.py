@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import gpuion
-from gpuion import locks
+from gpuion import locks, peers
 from gpuion.distributed import World
 from gpuion.errors import NO_ROOM, CheckpointError, ConfigError
 
@@ -141,7 +141,8 @@ def claim_folder(
     other content under the same paths go on with a run. What a killed run left half written is removed. With
     `world`, rank 0 does this and the others wait, or leave with it if it fails.
 
-    No other run can claim the folder until the context that this returns is left, or the process ends.
+    Until the context that this returns is left, or the process ends, no other run can claim the folder, and all ranks
+    end if one does.
 
     Raises
     ------
@@ -167,8 +168,10 @@ def claim_folder(
             problem = world.share(problem)
         if isinstance(problem, Exception):
             raise problem if world is None or world.is_main else SystemExit(1)
-        if world is not None and not world.is_main:
-            held.enter_context(locks.held(folder, alone=False))
+        if world is not None:
+            if not world.is_main:
+                held.enter_context(locks.held(folder, alone=False))
+            held.enter_context(peers.watched(world))
         return held.pop_all()
 
 

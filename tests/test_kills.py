@@ -18,9 +18,9 @@ from lives import forking as forking  # noqa: PLC0414, a fixture
 from lives import prepare, said, until
 
 from gpuion import files, locks, shards
+from gpuion.errors import LOST
 
 REFUSED = "error: another run is writing to {}; wait until it has ended, stop it, or choose another --out\n"
-LOST = "error: another process of this run has ended, and says why unless it was killed; the same command goes on"
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
 
 
@@ -156,25 +156,42 @@ def ranks_of(folder):
     return found
 
 
-def test_a_rank_that_lost_its_peer_ends_and_the_run_goes_on(forking):
-    """Two processes without torchrun, which would end them itself."""
+def pair(home, words):
+    """Return the lives of two ranks without torchrun, which would end the other one itself."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        env = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    return [Forked(words, home / f"rank-{k}", env | {"RANK": str(k), "LOCAL_RANK": str(k)}) for k in range(2)]
+
+
+def test_a_rank_that_waits_for_a_lost_one_ends_and_the_run_goes_on(forking):
     home, _, _ = forking
-
-    def ranks(folder):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            env = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-        words = [*commands(home)["train"], str(folder)]
-        return [Forked(words, home / f"rank-{k}", env | {"RANK": str(k), "LOCAL_RANK": str(k)}) for k in range(2)]
-
-    first, second = ranks(home / "lost")
-    until((home / "lost" / "last.pt").exists, first)
+    folder = home / "lost"
+    words = [*commands(home)["train"], str(folder)]
+    first, second = pair(home, words)
+    until((folder / "last.pt").exists, first)
     os.kill(second.pid, signal.SIGKILL)
     assert first.wait(60) == 1
-    assert said(first) == [f"{LOST} from what was finished [rank 0]\n"]
-    for life in ranks(home / "lost"):
+    assert said(first) == [f"error: {LOST} [rank 0]\n"]
+    for life in pair(home, words):
         finish(life)
-    assert done("train", home / "lost") == all_of("train")
+    assert done("train", folder) == all_of("train")
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_at_work_ends_when_another_is_lost(forking, victim):
+    home, _, _ = forking
+    folder = home / f"lost-{victim}"
+    long = ["--walkers", "1000", "--time", "100000", "--batch", "1"]  # hours
+    lives = pair(home, [*commands(home)["simulate"], str(folder), *long])
+    until((folder / "run.json").exists, lives[0])
+    time.sleep(1.0)  # at the first batch
+    os.kill(lives[victim].pid, signal.SIGKILL)
+    other = lives[1 - victim]
+    assert other.wait(60) == 1
+    assert said(other) == [f"error: {LOST} [rank {1 - victim}]\n"]
+    with locks.held(folder, alone=True):
+        pass
 
 
 @pytest.mark.slow
