@@ -143,3 +143,5 @@ def forking(tmp_path_factory):
         server.start()
         server.join()
         yield home, *prepare(home, Forked, ("simulate", "train", "anneal"))
+        for life in multiprocessing.active_children():  # of a test that failed
+            life.kill()

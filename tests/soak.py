@@ -20,7 +20,7 @@ import torch
 
 import gpuion
 from gpuion import training
-from gpuion.dataset import open_dataset, write_shard, write_summary
+from gpuion.dataset import open_dataset, write_shard
 from gpuion.distributed import World
 from gpuion.labeling import label
 from gpuion.scoring import surrogate_score
@@ -28,7 +28,6 @@ from gpuion.training import Plan, Samples
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 MOST = 0.5  # MB a minute, of some 500
-PARTS = 20
 
 
 def work(draw: random.Random, folder: Path) -> None:
@@ -50,32 +49,26 @@ def work(draw: random.Random, folder: Path) -> None:
         axes=torch.zeros(n, 3, dtype=torch.bool), sites_per_voxel=1, method="exact", **cell,
     )  # fmt: skip
     write_shard(folder / "shard-00000.h5", data, seed=0)
-    write_summary(folder, data)
     data = open_dataset(folder)
     samples = Samples(centers=data.centers, target=data.d_star.float(), id=data.id, voxels=edge, **cell)
-    net, plan = gpuion.Surrogate(voxels=edge, widths=(4, 4), hidden=4), Plan(epochs=2, batch=4, learning_rate=1e-3)
+    net, plan = gpuion.Surrogate(voxels=edge, widths=(4, 4), hidden=4), Plan(epochs=1, batch=4, learning_rate=1e-3)
     net.calibrate(samples.target)
-    for epoch in range(plan.epochs):
-        training.train_epoch(net, training.optimizer_for(net, plan), samples, epoch=epoch, plan=plan, world=ALONE)
+    training.train_epoch(net, training.optimizer_for(net, plan), samples, epoch=0, plan=plan, world=ALONE)
     training.save_checkpoint(folder / "net.pt", net, {"box": cell["box"], "voxels": edge})
-    net = gpuion.load_surrogate(folder / "net.pt")
-    score = surrogate_score(net, data, batch=4)
+    score = surrogate_score(gpuion.load_surrogate(folder / "net.pt"), data, batch=4)
     gpuion.anneal(score, centers[:3], cycles=2, steps=draw.randint(10, 40), seed=draw.randrange(2**32), **cell)
 
 
 def state() -> tuple[float, int, int]:
     """Return resident memory in MB, open files and threads."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return (
-        pages * os.sysconf("SC_PAGE_SIZE") / 1e6,
-        len(os.listdir("/proc/self/fd")),
-        len(os.listdir("/proc/self/task")),
-    )
+    files, threads = (sum(1 for _ in Path("/proc/self", name).iterdir()) for name in ("fd", "task"))
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6, files, threads
 
 
-def slope(minutes: np.ndarray, memory: np.ndarray) -> tuple[float, float]:
-    """Return the slope of memory and its standard error, from the means of equal parts."""
-    x, y = (np.array([part.mean() for part in np.array_split(v, min(PARTS, len(v)))]) for v in (minutes, memory))
+def slope(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Return the slope of y over x and its standard error, from the means of equal parts."""
+    x, y = (np.array([part.mean() for part in np.array_split(v, min(20, len(v)))]) for v in (x, y))
     u = x - x.mean()
     rate = (u * y).sum() / (u * u).sum()
     left = y - y.mean() - rate * u
@@ -86,20 +79,20 @@ def main(words: list[str] | None = None) -> int:
     """Read the command line, work, judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=20.0)
-    given, draw, rows, began = parser.parse_args(words), random.Random(0), [], time.monotonic()
+    given, draw, rows, began = parser.parse_args(words), random.Random(0), [], time.monotonic()  # noqa: S311
     with tempfile.TemporaryDirectory() as folder:
-        while (now := (time.monotonic() - began) / 60) < given.minutes or len(rows) < 10:
+        while (now := (time.monotonic() - began) / 60) < given.minutes or len(rows) < 8:
             work(draw, Path(folder))
             rows.append((now, *state()))
             if len(rows) == 1 or int(now) > int(rows[-2][0]):
                 print("{:6.1f} min {:7.1f} MB {:4d} files {:4d} threads".format(*rows[-1]), flush=True)
-    minutes, memory, files, threads = np.array([row for row in rows if row[0] >= given.minutes / 5] or rows).T
-    rate, error = slope(minutes, memory)
+    time_, memory, files, threads = np.array([x for x in rows if x[0] >= min(given.minutes / 5, rows[-4][0])]).T
+    rate, error = slope(time_, memory)
     print(
-        f"{len(rows)} rounds; from {minutes[0]:.1f} to {minutes[-1]:.1f} min memory {memory[0]:.1f} to {memory[-1]:.1f} "
-        f"MB ({memory.min():.1f} … {memory.max():.1f}), {rate:+.3f} ± {error:.3f} MB a minute; "
-        f"files {files[0]:.0f} to {files[-1]:.0f}, threads {threads[0]:.0f} to {threads[-1]:.0f}"
+        f"{len(rows)} rounds; from {time_[0]:.1f} to {time_[-1]:.1f} min memory {memory[0]:.1f} to {memory[-1]:.1f} MB"
     )
+    print(f"within {memory.min():.1f} to {memory.max():.1f} MB, {rate:+.3f} ± {error:.3f} MB a minute")
+    print(f"files {files[0]:.0f} to {files[-1]:.0f}, threads {threads[0]:.0f} to {threads[-1]:.0f}")
     return int(rate - 3 * error > MOST or files[-1] > files[0] or threads[-1] > threads[0])
 
 

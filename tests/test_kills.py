@@ -13,9 +13,23 @@ import time
 from pathlib import Path
 
 import pytest
-from lives import CHAINS, CYCLES, RELABEL, STEPS, STOPPED, Forked, Started, commands, contents, expects_stops, finish
+from lives import (
+    CHAINS,
+    CYCLES,
+    RELABEL,
+    STEPS,
+    STOPPED,
+    Forked,
+    Started,
+    commands,
+    contents,
+    expects_stops,
+    finish,
+    prepare,
+    said,
+    until,
+)
 from lives import forking as forking  # noqa: PLC0414, a fixture
-from lives import prepare, said, until
 
 from gpuion import files, locks, shards
 from gpuion.errors import LOST
