@@ -7,6 +7,7 @@ does, so that signals meet it while it still loads, too.
 import importlib
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -41,13 +42,17 @@ def commands(home):
     return {name: [*map(str, words), "--device", "cpu", "--out"] for name, words in jobs.items()}
 
 
-def _be(words, log, env):
-    """Be a script, in a forked process."""
+def _be(words, log, env, limit):
+    """Be a script, in a forked process; the system kills it as a file outgrows the limit."""
     errors.expect_stops()
     os.environ.update(env)
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     multiprocessing.set_start_method("fork", force=True)  # as at a script's start; tqdm asks
+    if limit is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.argv = words
     errors.run_script(importlib.import_module(Path(words[0]).stem).main)
 
@@ -55,9 +60,9 @@ def _be(words, log, env):
 class Forked:
     """A life in a forked process."""
 
-    def __init__(self, words, log, env=None):
+    def __init__(self, words, log, env=None, limit=None):
         self.log = log
-        self.process = SERVER.Process(target=_be, args=(words, log, env or {}))
+        self.process = SERVER.Process(target=_be, args=(words, log, env or {}, limit))
         self.process.start()
         self.pid = self.process.pid
 

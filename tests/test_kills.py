@@ -122,6 +122,21 @@ def test_killed_at_random_moments_of_its_work(forking, name):
     assert torment(Forked, home, whole[name], name, 3, 0.8 * span[name]) >= 1
 
 
+@pytest.mark.parametrize("name", ["simulate", "train", "anneal"])
+def test_killed_in_the_middle_of_writes(forking, name):
+    """The system kills a process whose file outgrows a limit, and leaves what fits of it."""
+    home, whole, _ = forking
+    folder, log = home / f"{name}-cut", home / "stderr"
+    words, sizes = [*commands(home)[name], str(folder)], [len(x) for x in whole[name].values()]
+    for size in (min(sizes), max(sizes)):  # run.json, the first of all, does not fit the one; the largest is cut last
+        life = Forked(words, log, limit=size - 1)
+        assert life.wait() == -signal.SIGXFSZ, said(life)
+        assert said(life) == []
+        assert [path for path in folder.iterdir() if path.name.endswith(".partial")]
+    finish(Forked(words, log))
+    assert contents(folder) == whole[name]
+
+
 @pytest.fixture(scope="module")
 def starting(tmp_path_factory):
     home = tmp_path_factory.mktemp("starting")
