@@ -4,6 +4,7 @@ A life is forked from a process that has loaded torch, which takes longer than a
 does, so that signals meet it while it still loads, too.
 """
 
+import contextlib
 import importlib
 import multiprocessing
 import os
@@ -21,7 +22,7 @@ from gpuion import errors
 
 STOPPED = "stopped; what was finished is kept, and the same command goes on from there\n"
 ENV = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}  # weights depend on the number of threads
-EPOCHS, CYCLES, CHAINS, STEPS, RELABEL = 12, 4, 3, 30, 3
+EPOCHS, CYCLES, CHAINS, STEPS, RELABEL = 24, 4, 3, 30, 3
 PATIENCE = 240  # seconds for what takes a few
 SERVER = multiprocessing.get_context("forkserver")
 
@@ -124,14 +125,28 @@ def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in found if path.name != "timing.json"}
 
 
+def progress(folder):
+    """Return what tells whether a run has finished something since: its files and when they were written."""
+    found = {}
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.name not in {"run.json", ".lock"} and path.suffix != ".partial" and path.is_file():
+                found[path] = path.stat().st_mtime_ns
+    return found
+
+
 def prepare(home, kind, names, **given):
-    """Run each job undisturbed; return its files and how long it took."""
+    """Run each job undisturbed; return its files, and the seconds from its start and from its first progress on."""
     (home / "tiny.toml").write_text(TINY)
     whole, span = {}, {}
     for name in names:
         began = time.monotonic()
-        assert kind([*commands(home)[name], str(home / name)], home / "stderr", **given).wait() == 0
-        whole[name], span[name] = contents(home / name), time.monotonic() - began
+        life = kind([*commands(home)[name], str(home / name)], home / "stderr", **given)
+        until(lambda name=name: progress(home / name), life)
+        first = time.monotonic()
+        assert life.wait() == 0
+        whole[name], span[name] = contents(home / name), (time.monotonic() - began, time.monotonic() - first)
+        assert not [path for path in whole[name] if Path(path).name.startswith(".")]
     return whole, span
 
 
