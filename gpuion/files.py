@@ -141,7 +141,7 @@ def claim_folder(
     other content under the same paths go on with a run. What a killed run left half written is removed. With
     `world`, rank 0 does this and the others wait, or leave with it if it fails.
 
-    Until the context that this returns is left, or the process ends, no other run can claim the folder, and all ranks
+    Until the context that this returns is left or dropped, no other run can claim the folder, and all ranks
     end if one does.
 
     Raises
