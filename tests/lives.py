@@ -98,7 +98,7 @@ def until(condition, life):
     """Wait for something that a life does; the test fails if it ends before."""
     limit = time.monotonic() + PATIENCE
     while not condition():
-        assert life.wait(0.002) is None, life.log.read_text()
+        assert life.wait(0.01) is None, life.log.read_text()
         assert time.monotonic() < limit
 
 

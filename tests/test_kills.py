@@ -46,7 +46,7 @@ def live(kind, words, number, seconds, *, working):
     life, before = kind(words, folder.parent / "stderr"), progress(folder)
     if number in {signal.SIGTERM, signal.SIGINT}:
         until(lambda: expects_stops(life), life)
-    while working and progress(folder) == before and life.wait(0.002) is None:
+    while working and progress(folder) == before and life.wait(0.01) is None:
         pass
     code = life.wait(seconds)
     if code is None:
