@@ -105,13 +105,15 @@ def torment(kind, home, whole, name, kills, *spans):
     Moments lie within a span from the first progress on; of two spans, the first is from the start on, and they take
     turns.
     """
-    draw, ends, sent, fresh = random.Random(0), 0, 0, True  # noqa: S311
+    draw, ends, sent, fresh, scale = random.Random(0), 0, 0, True, 1.0  # noqa: S311
     while sent < kills or not fresh:
         folder = home / f"{name}-{ends}"
         before, rows, words = done(name, folder), len(timing(folder)), [*commands(home)[name], str(folder)]
         if sent < kills:
             working = len(spans) == 1 or sent % 2 == 1
-            fresh = live(kind, words, SIGNALS[sent % 3], draw.uniform(0, spans[-1 if working else 0]), working=working)
+            moment = scale * draw.uniform(0, spans[-1 if working else 0])
+            fresh = live(kind, words, SIGNALS[sent % 3], moment, working=working)
+            scale *= 0.9 if fresh else 1.05  # a busy machine may have more time now, or less
         else:
             fresh = live(kind, words, None, 240, working=False)
         if fresh:
