@@ -7,6 +7,7 @@ one that nothing disturbed, byte for byte, and no others.
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import time
@@ -107,7 +108,9 @@ def torment(kind, home, whole, name, kills, *spans):
     """
     draw, ends, sent, fresh, scale = random.Random(0), 0, 0, True, 1.0  # noqa: S311
     while sent < kills or not fresh:
-        folder = home / f"{name}-{ends}"
+        folder = home / (name if name == "rounds" else f"{name}-{ends}")  # what rounds make names their folder
+        if fresh:
+            shutil.rmtree(folder, ignore_errors=True)
         before, rows, words = done(name, folder), len(timing(folder)), [*commands(home)[name], str(folder)]
         if sent < kills:
             working = len(spans) == 1 or sent % 2 == 1
