@@ -36,7 +36,22 @@ def commands(home):
     ]  # fmt: skip
     jobs = {
         "simulate": ["simulate.py", "--config", home / "tiny.toml", "--method", "both", "--batch", 1],
-        "train": ["train.py", "--data", data, "--widths", 4, 4, "--hidden", 4, "--batch", 4, "--epochs", EPOCHS],
+        "train": [
+            "train.py",
+            "--model",
+            "periodic",
+            "--data",
+            data,
+            "--widths",
+            4,
+            4,
+            "--hidden",
+            4,
+            "--batch",
+            4,
+            "--epochs",
+            EPOCHS,
+        ],
         "anneal": anneal,
         "rounds": [*anneal, "--rounds", 2, "--epochs", 2],
     }
