@@ -116,7 +116,7 @@ def torment(kind, home, whole, name, kills, *spans):
             working = len(spans) == 1 or sent % 2 == 1
             moment = scale * draw.uniform(0, spans[-1 if working else 0])
             fresh = live(kind, words, SIGNALS[sent % 3], moment, working=working)
-            scale *= 0.9 if fresh else 1.05  # a busy machine may have more time now, or less
+            scale *= 0.6 if fresh else 1.1  # the first life may have compiled, and a machine have other work now
         else:
             fresh = live(kind, words, None, 240, working=False)
         if fresh:
