@@ -123,28 +123,28 @@ def search(config: Config) -> None:
         return
     kept = {d: config.cycles_of(d) * min(config.samples, config.steps) for d in goals}
     check_memory(members, data.centers.shape[1], kept, world.size, world.device, chain_bytes(net, data, goals.values()))
-    files.claim_folder(config.out, "anneal", config, world, content)
-    for d, goal in goals.items():
+    with files.claim_folder(config.out, "anneal", config, world, content):
+        for d, goal in goals.items():
+            began = time.perf_counter()
+            count = run(config, world, data, net, goal)
+            timing.tell(config.out, d, count=count, unit="proposals", began=began, world=world)
+        results = {d: load_states(config.out.glob(f"state-{d}-*.pt")) for d in goals}
+        limits = {d: extreme(data, maximize=goal.maximize, objective=goal) for d, goal in goals.items()}
+        wanted = {"max": config.relabel, "min": config.relabel if config.relabel_min is None else config.relabel_min}
+        chosen = [
+            select(
+                results[d], wanted[d], limit=limits[d], maximize=goal.maximize, seed=config.seed, family=goal.family,
+                replicas=config.exchange,
+            ) for d, goal in goals.items()
+        ]  # fmt: skip
         began = time.perf_counter()
-        count = run(config, world, data, net, goal)
-        timing.tell(config.out, d, count=count, unit="proposals", began=began, world=world)
-    results = {d: load_states(config.out.glob(f"state-{d}-*.pt")) for d in goals}
-    limits = {d: extreme(data, maximize=goal.maximize, objective=goal) for d, goal in goals.items()}
-    wanted = {"max": config.relabel, "min": config.relabel if config.relabel_min is None else config.relabel_min}
-    chosen = [
-        select(
-            results[d], wanted[d], limit=limits[d], maximize=goal.maximize, seed=config.seed, family=goal.family,
-            replicas=config.exchange,
-        ) for d, goal in goals.items()
-    ]  # fmt: skip
-    began = time.perf_counter()
-    count = write_labels(
-        foreseen(join(chosen), net, goal, data, config.batch, world.device), config.out, world, like=data,
-        tolerance=config.tolerance, seed=config.seed, config=files.identity(config),
-    )  # fmt: skip
-    timing.tell(config.out, "label", count=count, unit="structures", began=began, world=world)
-    if world.is_main:
-        outcome.report(config.out, results, goals, limits)
+        count = write_labels(
+            foreseen(join(chosen), net, goal, data, config.batch, world.device), config.out, world, like=data,
+            tolerance=config.tolerance, seed=config.seed, config=files.identity(config),
+        )  # fmt: skip
+        timing.tell(config.out, "label", count=count, unit="structures", began=began, world=world)
+        if world.is_main:
+            outcome.report(config.out, results, goals, limits)
     world.close()
 
 

@@ -93,16 +93,17 @@ def main() -> None:
         return
     if isinstance(structures, Derived):  # what it is that counts, not where it lies
         config = dataclasses.replace(config, source=f"sha256:{structures.origin}", **structures.cell)
-    files.claim_folder(config.out, "simulate", config, world)
-    ours = [(config.out / f"shard-{k:05d}.h5", ids) for k, ids in shards]
-    todo = [(path, ids) for path, ids in ours[world.rank :: world.size] if not is_whole(path, ids.numpy(), config.seed)]
-    count, began, name = 0, time.perf_counter(), f"rank 0 of {world.size}" if world.size > 1 else None
-    total, quiet = sum(len(ids) for _, ids in todo), None if world.is_main else True
-    with tqdm(total=total, desc=name, unit=" structures", disable=quiet) as bar:
-        for path, ids in todo:
-            count += make_shard(path, ids, config, structures, device=world.device, bar=bar)
-    timing.tell(config.out, "simulate", count=count, unit="structures", began=began, world=world)
-    problem = report(config, [path for path, _ in ours]) if world.is_main else ""
+    with files.claim_folder(config.out, "simulate", config, world):
+        ours = [(config.out / f"shard-{k:05d}.h5", ids) for k, ids in shards]
+        mine = ours[world.rank :: world.size]
+        todo = [(path, ids) for path, ids in mine if not is_whole(path, ids.numpy(), config.seed)]
+        count, began, name = 0, time.perf_counter(), f"rank 0 of {world.size}" if world.size > 1 else None
+        total, quiet = sum(len(ids) for _, ids in todo), None if world.is_main else True
+        with tqdm(total=total, desc=name, unit=" structures", disable=quiet) as bar:
+            for path, ids in todo:
+                count += make_shard(path, ids, config, structures, device=world.device, bar=bar)
+        timing.tell(config.out, "simulate", count=count, unit="structures", began=began, world=world)
+        problem = report(config, [path for path, _ in ours]) if world.is_main else ""
     world.close()
     if problem:
         fail(problem, 3)

@@ -88,17 +88,17 @@ def learn(config: Config) -> None:
         dry_run.train(config, net, divided, world)
         return
     meta["structures"] = {name: len(samples) for name, samples in divided.items()}
-    files.claim_folder(config.out, "train", config, world, content)
-    lost = sum(int((~data.settled).sum()) for data in sets)
-    if world.is_main and lost:
-        print(f"{lost} of {sum(map(len, sets))} structures are left out: their labels did not settle")
-    parts = {name: training.prepared(net, samples.to(world.device)) for name, samples in divided.items()}
-    train(net, meta, parts, config, world)
-    best = training.load_surrogate(config.out / "surrogate.pt", world.device)
-    fitting.doubt(best, parts, world)
-    estimates = {name: training.estimate(best, samples, world) for name, samples in parts.items()}
-    if world.is_main:
-        report(config, best, parts, estimates)
+    with files.claim_folder(config.out, "train", config, world, content):
+        lost = sum(int((~data.settled).sum()) for data in sets)
+        if world.is_main and lost:
+            print(f"{lost} of {sum(map(len, sets))} structures are left out: their labels did not settle")
+        parts = {name: training.prepared(net, samples.to(world.device)) for name, samples in divided.items()}
+        train(net, meta, parts, config, world)
+        best = training.load_surrogate(config.out / "surrogate.pt", world.device)
+        fitting.doubt(best, parts, world)
+        estimates = {name: training.estimate(best, samples, world) for name, samples in parts.items()}
+        if world.is_main:
+            report(config, best, parts, estimates)
     world.close()
 
 

@@ -55,19 +55,19 @@ def main() -> None:
         raise ConfigError(f"give --data FOLDER and --runs of 1 or more, got {config.data} and {config.runs}")
     data, up = open_dataset(config.data), config.direction == "max"
     check_starts(data, config.runs if config.start == "data" else 0)
-    files.claim_folder(config.out, "climb", config, content={"data": data.fingerprint})
-    ids = 2 * torch.arange(config.runs) + (not up)
-    first = starts(data, ids, config.start, maximize=up, seed=config.seed)
-    found = [run(config, data, centers, config.out / f"run-{k}.pt") for k, centers in enumerate(first)]
-    labelled = save(
-        config.out, named([f"climbed-{config.direction}"] * len(found), torch.stack([x["centers"] for x in found])),
-        data, config.tolerance, files.identity(config),
-    )  # fmt: skip
-    D = labelled.d_star.tolist()
-    files.write_json(
-        config.out / "traces.json",
-        {"trace": [x["trace"] for x in found], "processor_seconds": [x["seconds"] for x in found]},
-    )
+    with files.claim_folder(config.out, "climb", config, content={"data": data.fingerprint}):
+        ids = 2 * torch.arange(config.runs) + (not up)
+        first = starts(data, ids, config.start, maximize=up, seed=config.seed)
+        found = [run(config, data, centers, config.out / f"run-{k}.pt") for k, centers in enumerate(first)]
+        labelled = save(
+            config.out, named([f"climbed-{config.direction}"] * len(found), torch.stack([x["centers"] for x in found])),
+            data, config.tolerance, files.identity(config),
+        )  # fmt: skip
+        D = labelled.d_star.tolist()
+        files.write_json(
+            config.out / "traces.json",
+            {"trace": [x["trace"] for x in found], "processor_seconds": [x["seconds"] for x in found]},
+        )
     print(f"{config.direction}: exact D* {', '.join(f'{value:.4f}' for value in D)}")
 
 

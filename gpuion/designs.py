@@ -286,9 +286,9 @@ def main() -> None:
     given = parser.parse_args()
     data = open_dataset(given.data)
     made = _Made(data=data.fingerprint, tolerance=given.tolerance)
-    files.claim_folder(given.out, "designs", made)
-    names, centers = build(data.centers.shape[1], data.box, data.diameter, touching(data) - DEEP)
-    found = save(given.out, named(names, centers), data, given.tolerance, files.identity(made))
+    with files.claim_folder(given.out, "designs", made):
+        names, centers = build(data.centers.shape[1], data.box, data.diameter, touching(data) - DEEP)
+        found = save(given.out, named(names, centers), data, given.tolerance, files.identity(made))
     for i in found.d_star.argsort(descending=True).tolist():
         axes = ", ".join(f"{D:.4f}" for D in found.diffusivity[i].tolist())
         print(f"{found.family[i]:<16} D* {float(found.d_star[i]):.4f}   D along x, y, z: {axes}")

@@ -21,7 +21,8 @@ CODES = """exit codes:
   0    done
   1    failed: the message says why and how to mend it
   2    bad use: an unknown flag, or a setting that cannot be
-  130  stopped by Ctrl-C or SIGTERM; the same command goes on"""
+  130  stopped by Ctrl-C; the same command goes on
+  143  stopped by SIGTERM; the same command goes on"""
 
 
 class GpuionError(Exception):
@@ -50,13 +51,18 @@ class ConvergenceError(GpuionError, RuntimeError):
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 _STOPPED = "stopped; what was finished is kept, and the same command goes on from there\n"
-_NO_ROOM = {
+NO_ROOM = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again to go on",
     errno.EDQUOT: "the disk quota is used up; free some space and run the same command again to go on",
     errno.EFBIG: "a file met the limit on its size; raise it (ulimit -f) and run the same command again to go on",
 }
 MEMORY = ("out of memory", "can't allocate memory")  # of a GPU, of a CPU
+LOST = (
+    "another process of this run has ended, and says why unless it was killed; the same command goes on from what was "
+    "finished"
+)
 _PEER = ("Connection closed by peer", "Connection reset by peer")  # gloo's words; NCCL's process is killed by torchrun
+_SOON = 0.02  # seconds
 _told: list[str] = []  # the line about a stop, once it is out
 
 
@@ -72,29 +78,33 @@ def run_script(main: Callable[[], None]) -> None:
     Exit codes are those of `CODES`. Of several ranks under torchrun, rank 0 alone says that it was stopped, and an
     error that many meet is said by one.
     """
-    before = {number: signal.getsignal(number) for number in _STOPS}
+    before = {number: signal.getsignal(number) for number in (*_STOPS, signal.SIGALRM)}
+    hook = sys.unraisablehook
     try:
         for number in _STOPS:
             signal.signal(number, _interrupt)
+        sys.unraisablehook = _stop_again
         main()
         sys.stdout.flush()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         _quiet_stdout()
         _tell_stop()
-        sys.exit(130)
+        sys.exit(_code(*stop.args))
     except ConfigError as error:
         fail(str(error), 2)
     except (GpuionError, ValueError) as error:
         fail(str(error))
     except OSError as error:
-        fail(_NO_ROOM.get(error.errno or 0, str(error)))
+        fail(NO_ROOM.get(error.errno or 0, str(error)))
     except RuntimeError as error:
         if any(words in str(error) for words in MEMORY):
             fail(f"{str(error).splitlines()[0]}; use a smaller batch")
         if not any(words in str(error) for words in _PEER):
             raise
-        fail("another process of this run ended early and says why; the same command goes on from what was finished")
+        fail(LOST)
     finally:
+        sys.unraisablehook = hook
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -114,15 +124,35 @@ def fail(message: str, code: int = 1) -> NoReturn:
     sys.exit(code)
 
 
-def _interrupt(_signum: int, _frame: FrameType | None) -> None:
+def _interrupt(signum: int, _frame: FrameType | None) -> None:
     """Unwind, so that half-written files go; a second signal, as of terminal and torchrun both, ends at once."""
     expect_stops()
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt(signum)
 
 
-def _end(_signum: int, _frame: FrameType | None) -> None:
+def _stop_again(ignored: sys.UnraisableHookArgs) -> None:
+    """Stop a moment later where Python drops a stop: in a callback of LLVM, or while it frees an object."""
+    stop = ignored.exc_value
+    if not isinstance(stop, KeyboardInterrupt):
+        sys.__unraisablehook__(ignored)
+        return
+    code = stop.args
+
+    def again(_signum: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(*code)
+
+    signal.signal(signal.SIGALRM, again)
+    signal.setitimer(signal.ITIMER_REAL, _SOON)
+
+
+def _end(signum: int, _frame: FrameType | None) -> None:
     _tell_stop()
-    os._exit(130)
+    os._exit(_code(signum))
+
+
+def _code(signum: int = signal.SIGINT) -> int:
+    """Return the exit code of a stop as shells have it."""
+    return 128 + signum
 
 
 def _tell_stop() -> None:

@@ -21,9 +21,10 @@ import numpy as np
 import torch
 
 import gpuion
+from gpuion import locks, peers
 from gpuion.archives import check_archive, check_tensors
 from gpuion.distributed import World
-from gpuion.errors import CheckpointError, ConfigError, DatasetError
+from gpuion.errors import NO_ROOM, CheckpointError, ConfigError, DatasetError
 
 _PARTIAL = ".partial"
 # What torch, pickle and zipfile raise on files that are none of theirs; RecursionError is a RuntimeError.
@@ -162,7 +163,7 @@ def fingerprint(content: Mapping[str, Any]) -> str:
 
 def claim_folder(
     folder: Path, script: str, config: Any, world: World | None = None, content: Mapping[str, str] | None = None
-) -> None:
+) -> contextlib.ExitStack:
     """Make `folder` this run's own: create it, or check that it holds a run of the same configuration.
 
     Fields whose metadata has `identity=False` (device, output) do not make another run. `content` holds, by the
@@ -170,32 +171,51 @@ def claim_folder(
     other content under the same paths go on with a run. What a killed run left half written is removed. With
     `world`, rank 0 does this and the others wait, or leave with it if it fails.
 
+    Until the context that this returns is left or dropped, no other run can claim the folder, and all ranks
+    end if one does.
+
     Raises
     ------
     ConfigError
-        If the folder holds another script's or another configuration's run, or one of other data.
+        If the folder cannot be written, holds another script's or another configuration's run or one of other data;
+        or while another run writes to it.
     OSError
-        If it cannot be written.
+        If the disk is full.
     """
     problem: object = None
-    if world is None or world.is_main:
-        try:
-            _claim(folder, script, identity(config), dict(content or {}))
-        except (ConfigError, OSError) as error:
-            problem = error
-    if world is not None:
-        problem = world.share(problem)
-    if isinstance(problem, Exception):
-        raise problem if world is None or world.is_main else SystemExit(1)
+    with contextlib.ExitStack() as held:
+        if world is None or world.is_main:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                lock = held.enter_context(locks.held(folder, alone=True))
+                _claim(folder, script, identity(config), dict(content or {}))
+                locks.share(folder, lock)
+            except ConfigError as error:
+                problem = error
+            except OSError as error:
+                problem = error if error.errno in NO_ROOM else _unwritable(folder, error)
+        if world is not None:
+            problem = world.share(problem)
+        if isinstance(problem, Exception):
+            raise problem if world is None or world.is_main else SystemExit(1)
+        if world is not None:
+            if not world.is_main:
+                held.enter_context(locks.held(folder, alone=False))
+            held.enter_context(peers.watched(world))
+        return held.pop_all()
+
+
+def _unwritable(folder: Path, error: OSError) -> ConfigError:
+    why = "it is no folder" if folder.exists() and not folder.is_dir() else (error.strerror or str(error)).lower()
+    return ConfigError(f"{folder} cannot be written: {why}; choose another --out")
 
 
 def _claim(folder: Path, script: str, mine: dict[str, Any], content: dict[str, str]) -> None:
     record = folder / "run.json"
-    folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob(f".*{_PARTIAL}"):
         stale.unlink(missing_ok=True)
     if not record.exists():
-        if any(folder.iterdir()):
+        if any(path.name != locks.NAME for path in folder.iterdir()):
             raise ConfigError(f"{folder} is not empty and holds no gpuion run; choose another --out")
         write_json(record, {"script": script, "config": mine, "content": content, **provenance()})
         return

@@ -59,7 +59,9 @@ def fit(
             if world.is_main:
                 if found["mse"] < least:
                     training.save_checkpoint(folder / "surrogate.pt", net, {**meta, "metrics": found})
-                training.save_checkpoint(last, net, meta, history=history, optimizer=optimizer.state_dict())
+                # Through JSON, so that the file's bytes do not depend on where the run was taken up.
+                rows = json.loads(json.dumps(history))
+                training.save_checkpoint(last, net, meta, history=rows, optimizer=optimizer.state_dict())
                 _write(history, folder)
                 if tell:
                     tell(history[-1])

@@ -63,20 +63,20 @@ def merge(sources: list[Path], out: Path) -> int:
     are_parts = _are_parts(sources)
     data = open_dataset(list(sources))
     _check_once(data)
-    files.claim_folder(out, "merge", _Merge(sources=tuple(str(source) for source in sources)))
-    shards = [shard for s in sources for shard in (sorted(s.glob("shard-*.h5")) if s.is_dir() else [s])]
-    for old in ("dataset.json", splits.NAME):
-        (out / old).unlink(missing_ok=True)
-    for shard in out.glob("shard-*.h5"):
-        shard.unlink()
-    for number, shard in enumerate(shards):
-        with files.atomic(out / (shard.name if are_parts else f"shard-{number:05d}.h5")) as partial:
-            shutil.copyfile(shard, partial)
-    write_summary(out, dataclasses.replace(data, d_reference=np.nan) if are_parts else data)
-    if data.part is not None and not are_parts:
-        splits.write(out, data, data.part, {"merged": [str(source) for source in sources]})
-    elif any((s / splits.NAME).exists() for s in sources if s.is_dir()):
-        print("their splits are left behind; `python -m gpuion.dataset split` makes one of the whole")
+    with files.claim_folder(out, "merge", _Merge(sources=tuple(str(source) for source in sources))):
+        shards = [shard for s in sources for shard in (sorted(s.glob("shard-*.h5")) if s.is_dir() else [s])]
+        for old in ("dataset.json", splits.NAME):
+            (out / old).unlink(missing_ok=True)
+        for shard in out.glob("shard-*.h5"):
+            shard.unlink()
+        for number, shard in enumerate(shards):
+            with files.atomic(out / (shard.name if are_parts else f"shard-{number:05d}.h5")) as partial:
+                shutil.copyfile(shard, partial)
+        write_summary(out, dataclasses.replace(data, d_reference=np.nan) if are_parts else data)
+        if data.part is not None and not are_parts:
+            splits.write(out, data, data.part, {"merged": [str(source) for source in sources]})
+        elif any((s / splits.NAME).exists() for s in sources if s.is_dir()):
+            print("their splits are left behind; `python -m gpuion.dataset split` makes one of the whole")
     return len(data)
 
 
@@ -172,17 +172,18 @@ def subset(source: Path, out: Path, counts: Mapping[str, int | None], families: 
         kept[at[:count]] = True
     if not kept.any():
         raise ConfigError(f"nothing is left of {source}; ask for one structure or more")
-    files.claim_folder(out, "subset", _Subset(source=str(source), families=tuple(families), counts=dict(counts)))
-    some, first = data.subset(torch.from_numpy(kept)), 0
-    for path in sorted(source.glob("shard-*.h5")):
-        held = read_shard(path)
-        of, first = kept[first : first + len(held)], first + len(held)
-        if of.any():
-            _, made_by = shards.read(path)
-            config, seed = shards.config_of(path, made_by), int(made_by["seed"])
-            write_shard(out / path.name, held.subset(torch.from_numpy(of)), seed=seed, config=config)
-    write_summary(out, some)
-    splits.write(out, some, part[kept], {"subset": str(source)})
+    chosen = _Subset(source=str(source), families=tuple(families), counts=dict(counts))
+    with files.claim_folder(out, "subset", chosen):
+        some, first = data.subset(torch.from_numpy(kept)), 0
+        for path in sorted(source.glob("shard-*.h5")):
+            held = read_shard(path)
+            of, first = kept[first : first + len(held)], first + len(held)
+            if of.any():
+                _, made_by = shards.read(path)
+                config, seed = shards.config_of(path, made_by), int(made_by["seed"])
+                write_shard(out / path.name, held.subset(torch.from_numpy(of)), seed=seed, config=config)
+        write_summary(out, some)
+        splits.write(out, some, part[kept], {"subset": str(source)})
     return part[kept]
 
 

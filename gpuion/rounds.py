@@ -55,20 +55,20 @@ def run(config: Any, search: Callable[[Any], None], train: Any) -> list[dict[str
         )
     world, first = start(config.device), config.checkpoint or str(PRETRAINED)
     content = {"data": open_dataset(config.data).fingerprint, "checkpoint": fingerprint(load_surrogate(first))}
-    files.claim_folder(config.out, "anneal --rounds", config, world, content)
-    path = config.out / NAME
-    rows = _rows(path)
-    for k in range(len(rows) + 1, config.rounds + 1):
-        if rows and rows[-1]["agreed"]:
-            break
-        rows.append(_round(config, search, train, world, k, first))
+    with files.claim_folder(config.out, "anneal --rounds", config, world, content):
+        path = config.out / NAME
+        rows = _rows(path)
+        for k in range(len(rows) + 1, config.rounds + 1):
+            if rows and rows[-1]["agreed"]:
+                break
+            rows.append(_round(config, search, train, world, k, first))
+            if world.is_main:
+                files.write_json(path, rows)
+                print(_line(rows[-1]))
+            world.barrier()
         if world.is_main:
-            files.write_json(path, rows)
-            print(_line(rows[-1]))
-        world.barrier()
-    if world.is_main:
-        ending = "agree" if rows[-1]["agreed"] else "do not agree yet"
-        print(f"after {len(rows)} rounds predicted and exact D* of the winners {ending}; {config.out / NAME}")
+            ending = "agree" if rows[-1]["agreed"] else "do not agree yet"
+            print(f"after {len(rows)} rounds predicted and exact D* of the winners {ending}; {config.out / NAME}")
     world.close()
     return rows
 

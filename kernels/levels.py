@@ -19,6 +19,8 @@ import numpy as np
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from gpuion.kernels import caching  # noqa: F401, before anything is compiled
+
 _STRIP = 256  # sites relaxed at once, if not a line is longer; with lines of 25 alone a sweep takes 3 times as long
 
 _OPTIONS = {"cache": True, "nogil": True, "fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}

@@ -10,6 +10,8 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from gpuion.kernels import caching  # noqa: F401, before anything is compiled
+
 # Nothing may be reordered, so a number's bits do not depend on how many are made, nor on what is inlined where.
 # A function is called by each of some threads: loops of numba's own threads take four times as long to compile.
 inline = numba.njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)

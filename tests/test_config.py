@@ -160,7 +160,7 @@ def test_help_shows_flags_and_defaults(run, capsys):
     assert "--structures N" in groups["what to make"]
     assert "--box X" in groups["what to make"]
     assert "--preset NAME" in groups[files]
-    assert [line.split()[0] for line in groups["exit codes"].splitlines()[1:]] == ["0", "1", "2", "130"]
+    assert [line.split()[0] for line in groups["exit codes"].splitlines()[1:]] == ["0", "1", "2", "130", "143"]
 
 
 @pytest.mark.parametrize("preset", ["laptop", "paper"])

@@ -59,7 +59,7 @@ def test_signals(number):
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
         _, err = process.communicate(timeout=20)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert err.splitlines() == [STOPPED]
 
 
@@ -87,7 +87,35 @@ def test_a_second_signal_ends_it_at_once_and_is_not_told_twice():
             assert process.stdout.readline() == line
             process.send_signal(number)
         _, err = process.communicate(timeout=20)
-    assert process.returncode == 130
+    assert process.returncode == 143
+    assert err.splitlines() == [STOPPED]
+
+
+CALLBACK = """
+import ctypes, time
+from gpuion.errors import run_script
+class Freed:
+    def __del__(self): wait()
+def wait():
+    print("ready", flush=True)
+    time.sleep(60)
+def main():
+    CASE
+    time.sleep(60)
+run_script(main)
+"""
+
+
+@pytest.mark.parametrize("case", ["ctypes.CFUNCTYPE(None)(wait)()", "Freed()"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_that_python_would_ignore_counts(case, number):
+    """Loading a compiled kernel calls Python from LLVM, and what is raised there is printed and forgotten."""
+    command = [sys.executable, "-c", CALLBACK.replace("CASE", case)]
+    with subprocess.Popen(command, stdout=-1, stderr=-1, text=True, cwd=ROOT) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 128 + number
     assert err.splitlines() == [STOPPED]
 
 
@@ -116,7 +144,7 @@ def test_a_stop_while_modules_load_is_one_line(tmp_path, words, module, number):
                 break
         rest = [line for line in p.stderr.read().splitlines() if not line.startswith("import time:")]
         p.wait(timeout=60)
-    assert p.returncode == 130
+    assert p.returncode == 128 + number
     assert rest == [STOPPED]
 
 
