@@ -153,7 +153,8 @@ $(VENV)/.docs: $(VENV)/.installed
 	touch $@
 
 test: lint docs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage report
 
 lint: install
 	$(BIN)/ruff check .
@@ -161,5 +162,5 @@ lint: install
 	$(BIN)/mypy
 
 clean:
-	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist site .coverage *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -4,7 +4,7 @@ Ions hop between neighbouring sites at rates k(x→y) = √(D_x D_y) / h² · ex
 stationary distribution π = exp(−U), and D is the slope of their mean squared displacement once it has settled.
 
 Most attempts to hop fail on a coarse lattice, 96% at one site per voxel and 62% at five. A walk without rejections (the
-n-fold way) was tried and not kept: on a CPU it is 0.9, 0.35, 0.24 and 0.25 times as fast at 1, 2, 3 and 5 sites per
+n-fold way) was tried and not kept: on a CPU it is 0.7, 0.27, 0.20 and 0.24 times as fast at 1, 2, 3 and 5 sites per
 voxel (`bench/rejection_free.py`; 27 spheres in 50³ voxels), as it goes one walker at a time; on a GPU its lanes would
 wait for each other.
 
