@@ -62,6 +62,7 @@ def test_a_run_of_replicas_is_the_same_among_others_and_on_another_rank(go, scri
     monkeypatch.setattr(type(ranked), "is_main", True)
     monkeypatch.setattr(type(ranked), "barrier", lambda _: None)
     monkeypatch.setattr(type(ranked), "share", lambda _, value: value)
+    monkeypatch.setattr(type(ranked), "total", lambda _, number: number)
     monkeypatch.setattr(script.timing, "tell", enough)
     with pytest.raises(KeyboardInterrupt):
         go(*flags, out="one")
