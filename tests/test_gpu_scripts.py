@@ -30,6 +30,7 @@ method = "both"
 walkers = 20
 time = 50.0
 [train]
+model = "periodic"
 widths = [4, 4]
 hidden = 4
 epochs = 2

@@ -17,7 +17,7 @@ def commands(text):
     for line in text.replace("\\\n", " ").splitlines():
         for words in re.findall(r"(?:python\S*|torchrun) (.*)", line):
             target = re.search(r"(?:^| )(?:-m (gpuion\.\w+)|((?:\w+/)?\w+\.py))(?= |$|`)(.*)", words.split("#")[0])
-            if target:
+            if target and "pytest" not in words:
                 module, script, rest = target.groups()
                 found.append((module or script, re.findall(r"(?<!\S)--[\w-]+", rest.split("`")[0])))
     return found
