@@ -42,7 +42,7 @@ def test_a_folder_is_read_in_order_and_its_reference_kept(tmp_path):
     [
         ("{", "expected a JSON file"),
         ("[]", "expected JSON that is a dict, found a list"),
-        ('{"schema": "gpuion-dataset", "version": 9, "d_reference": 1, "n_structures": 5}', "expected gpuion-dataset version 2, found .*9"),
+        ('{"schema": "gpuion-dataset", "version": 9, "d_reference": 1, "n_structures": 5}', "version 2, found .*9"),
         ('{"schema": "gpuion-dataset", "version": 2, "d_reference": -1, "n_structures": 5}', "d_reference: expected"),
     ],
 )
