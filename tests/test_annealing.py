@@ -288,8 +288,9 @@ def test_a_state_of_another_run_is_refused():
         run(start, state=state, cycles=3, ids=torch.tensor([0, 2]))
     with pytest.raises(ValueError, match="does not fit"):
         run(start, state=state, cycles=1)
-    with pytest.raises(ValueError, match="does not fit"):
-        run(start, state=state, cycles=3, samples=3)
+    for samples in (3, 30):
+        with pytest.raises(ValueError, match="does not fit"):
+            run(start, state=state, cycles=3, samples=samples)
 
 
 def test_the_state_is_frozen():

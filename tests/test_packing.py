@@ -261,9 +261,10 @@ def test_any_request_below_saturation_is_met_or_refused(n, box, fraction, seed):
         ("gapped", {"gap": [20.0] * 7 + [70.0], "axes": (0,)}, "70.0 leaves no room"),
         ("gapped", {"gap": [20.0] * 3, "axes": (0,)}, r"gap must have shape \[\] or \[8\]"),
         ("gapped", {"gap": 20.0, "axes": torch.ones(7, 3, dtype=torch.bool)}, "axes must be bool"),
+        ("gapped", {"gap": 20.0, "axes": torch.ones(9, 3, dtype=torch.bool)}, "axes must be bool"),
         ("gapped", {"gap": 20.0, "axes": torch.zeros(8, 3, dtype=torch.bool)}, "axes must be bool"),
         ("gapped", {"gap": math.nan, "axes": (0,)}, "positive"),
-        ("chained", {"distance": [(12.0, 13.0)] * 7 + [(12.0, 11.0)]}, "lo < hi"),
+        ("chained", {"distance": [(12.0, 13.0)] * 6 + [(12.0, 11.0), (15.0, 14.0)]}, "lo < hi, got 12, 11"),
         ("chained", {"distance": [(12.0, 13.0)] * 7 + [(math.nan, math.nan)]}, "lo < hi"),
         ("chained", {"distance": 12.0}, "distance must have shape"),
         ("hexagonal", {}, "family"),
@@ -281,3 +282,5 @@ def test_a_jam_says_how_far_it_got():
 
 def test_an_empty_batch_is_empty():
     assert place("random", 0).shape == (0, 91, 3)
+    with pytest.raises(ValueError, match="n_structures"):
+        place("random", -1)
