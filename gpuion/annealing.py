@@ -1,11 +1,11 @@
 """Simulated annealing of many structures at once, towards the highest or the lowest score.
 
-Legend: C chains, N particles, T steps drawn at once, S visited structures a chain. Lengths are in voxels.
+Legend: C chains, N particles, S visited structures a chain. Lengths are in voxels.
 """
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,45 +13,12 @@ from torch import Tensor
 
 from gpuion.chains import AnnealResult
 from gpuion.checks import check_call, check_cell, check_flag, check_kind, check_seed
-from gpuion.kernels.reference import Stream, philox, pick, uniform
 from gpuion.medium import check_centers
-from gpuion.moves import Space, check_apart, check_ids, check_settings, overlaps, position, split
-from gpuion.scores import IncrementalScore, Score, Whole, check_finite, checked, incremental
-from gpuion.tempering import Ladder, exchange, first_rungs, ladder, share
-
-_DRAWN = 64  # steps drawn together; one by one, a step of 16 chains takes 1.3 ms instead of 0.5 on a CPU
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Chains:
-    """Where the chains stand within a cycle."""
-
-    cell: Tensor
-    centers: Tensor
-    score: Tensor
-    memory: Any  # the score's own
-    best_centers: Tensor
-    best_score: Tensor
-    accepted: Tensor
-    finite: Tensor
-    heat: Tensor
-    rung: Tensor
-    swapped: Tensor
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Rules:
-    """What does not change from cycle to cycle."""
-
-    score: IncrementalScore
-    space: Space
-    ids: Tensor
-    rungs: Ladder
-    sign: float
-    steps: int
-    samples: int
-    seed: int
-    progress: Callable[[int], None] | None
+from gpuion.moves import check_apart, check_ids, check_settings, position, split
+from gpuion.recorded import Recorded
+from gpuion.scores import Each, IncrementalScore, Score, Whole, check_finite, checked, incremental
+from gpuion.steps import Chains, Rules, march, moves
+from gpuion.tempering import Ladder, first_rungs, ladder, share
 
 
 def anneal(
@@ -125,39 +92,37 @@ def anneal(
         check_kind("state", state, AnnealResult)
     space, cell = split(check_centers(centers, box, diameter), box, diameter)
     ids = check_ids(ids, cell)
-    rules = _Rules(
+    rules = Rules(
         score=incremental(score), space=space, sign=1.0 if maximize else -1.0, steps=steps,
         samples=min(samples, steps), seed=seed, progress=progress, ids=ids,
         rungs=ladder(temperature, ids, replicas, every),
     )  # fmt: skip
+    go = Recorded(score.fixed) if cell.is_cuda and isinstance(score, Each) and score.fixed else march
     with torch.no_grad():
         state = _start(rules, cell) if state is None else _check_state(state, rules, cycles)
         for cycle in range(state.cycles, cycles):
-            state = _cycle(rules, state, rules.rungs.cooled(cooling**cycle))
+            state = _cycle(rules, state, rules.rungs.cooled(cooling**cycle), go)
             if save is not None:
                 save(state)
     return state
 
 
-def _cycle(rules: _Rules, state: AnnealResult, rungs: Ladder) -> AnnealResult:
+def _cycle(rules: Rules, state: AnnealResult, rungs: Ladder, go: Callable[..., Chains]) -> AnnealResult:
     """Return the state after one more cycle at the temperatures `rungs`."""
     steps, parts = range(state.cycles * rules.steps, (state.cycles + 1) * rules.steps), max(rules.samples, 1)
     score, memory = _begin(rules, state)
     rung = state.rung[:, -1] if state.cycles else first_rungs(state.ids, rungs.replicas)
-    chains = _Chains(
+    chains = Chains(
         cell=state.cell, centers=state.centers, score=score, memory=memory, best_centers=state.best_centers,
         best_score=state.best_score, accepted=torch.zeros_like(state.ids),
         finite=torch.ones_like(state.ids, dtype=torch.bool), heat=rungs.heat(rung), rung=rung,
         swapped=torch.zeros_like(state.ids),
     )  # fmt: skip
     visited, scores = [state.visited], [state.visited_score]
-    moves = zip(steps, _moves(rules, steps), strict=True)
+    drawn = moves(rules, steps)
     for part in range(parts):
         count = (part + 1) * rules.steps // parts - part * rules.steps // parts
-        for step, move in itertools.islice(moves, count):
-            chains = _step(rules, chains, move)
-            if rungs.is_due(step):
-                chains = _exchange(rules, chains, rungs, step // rungs.every)
+        chains = go(rules, chains, itertools.islice(drawn, count), rungs)
         check_finite(chains.finite)  # here, because looking at it makes the host wait for the device
         if rules.samples:
             visited.append(chains.centers[:, None])
@@ -176,7 +141,7 @@ def _cycle(rules: _Rules, state: AnnealResult, rungs: Ladder) -> AnnealResult:
     )  # fmt: skip
 
 
-def _begin(rules: _Rules, state: AnnealResult) -> tuple[Tensor, Any]:
+def _begin(rules: Rules, state: AnnealResult) -> tuple[Tensor, Any]:
     """Return the scores and what the score keeps of the chains, made anew: a stop between cycles changes nothing."""
     if isinstance(rules.score, Whole):
         return state.score, (state.centers, state.score)
@@ -184,58 +149,7 @@ def _begin(rules: _Rules, state: AnnealResult) -> tuple[Tensor, Any]:
     return checked(value, len(state.ids)), memory
 
 
-def _step(rules: _Rules, now: _Chains, move: tuple[Tensor, Tensor, Tensor]) -> _Chains:
-    """Propose to move one sphere [C, 1, 3] by a shift [C, 1, 3]; accept where log u ≤ gain / T."""
-    sphere, shift, log_draw = move
-    moved = torch.remainder(now.cell.gather(1, sphere) + shift, int(rules.space.box))
-    there = position(rules.space.fraction.gather(1, sphere), moved, rules.space)
-    free = ~overlaps(now.centers, sphere[..., 0], there, rules.space)
-    there = torch.where(free[:, None, None], there, now.centers.gather(1, sphere))
-    trial = now.centers.scatter(1, sphere, there)
-    value, memory = rules.score.propose(now.memory, sphere[:, 0, 0], there[:, 0], trial)
-    score = checked(value, len(trial))
-    gain = rules.sign * (score - now.score)
-    accept = (gain >= now.heat * log_draw) & free
-    better = accept & (rules.sign * (score - now.best_score) > 0)
-    at, best = accept[:, None, None], better[:, None, None]
-    centers = torch.where(at, trial, now.centers)
-    return _Chains(
-        cell=torch.where(at, now.cell.scatter(1, sphere, moved), now.cell),
-        centers=centers,
-        score=torch.where(accept, score, now.score),
-        memory=rules.score.accept(now.memory, memory, accept),
-        best_centers=torch.where(best, centers, now.best_centers),
-        best_score=torch.where(better, score, now.best_score),
-        accepted=now.accepted + accept,
-        finite=now.finite & (score.isfinite() | ~free),
-        heat=now.heat,
-        rung=now.rung,
-        swapped=now.swapped,
-    )
-
-
-def _exchange(rules: _Rules, now: _Chains, rungs: Ladder, turn: int) -> _Chains:
-    """Let temperatures change hands."""
-    rung, swapped = exchange(-rules.sign * now.score, now.rung, turn, rules.ids, rungs, rules.seed)
-    return dataclasses.replace(now, heat=rungs.heat(rung), rung=rung, swapped=now.swapped + swapped)
-
-
-def _moves(rules: _Rules, steps: range) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield for each step the sphere and its shift, int64 [C, 1, 3] each, and log u, float64 [C]."""
-    N = rules.space.fraction.shape[1]
-    C, device = len(rules.ids), rules.ids.device
-    axes = torch.eye(3, dtype=torch.int64, device=device)
-    shifts = torch.cat([axes, -axes])
-    for first in range(steps.start, steps.stop, _DRAWN):
-        number = torch.arange(first, min(first + _DRAWN, steps.stop), device=device)[:, None]  # [T, 1]
-        words = philox(rules.seed, number, 0, rules.ids, Stream.MOVE)  # four of [T, C]
-        spheres = pick(words[0], N)[:, :, None, None].expand(-1, C, 1, 3)
-        shift = shifts[pick(words[1], 6)][:, :, None]
-        log_draws = (uniform(words[2]) + uniform(words[3]) * 2.0**-32).log()
-        yield from zip(spheres, shift, log_draws, strict=True)
-
-
-def _start(rules: _Rules, cell: Tensor) -> AnnealResult:
+def _start(rules: Rules, cell: Tensor) -> AnnealResult:
     """Return the state before the first cycle."""
     C, N, _ = cell.shape
     centers = position(rules.space.fraction, cell, rules.space)
@@ -251,7 +165,7 @@ def _start(rules: _Rules, cell: Tensor) -> AnnealResult:
     )  # fmt: skip
 
 
-def _check_state(state: AnnealResult, rules: _Rules, cycles: int) -> AnnealResult:
+def _check_state(state: AnnealResult, rules: Rules, cycles: int) -> AnnealResult:
     """Return the state if it can be one of this run."""
     if not (torch.equal(state.ids, rules.ids) and torch.equal(state.fraction, rules.space.fraction)):
         raise ValueError("the state to go on from has other chain ids or start structures than those given")

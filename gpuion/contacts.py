@@ -4,6 +4,7 @@ Legend: B structures, N particles, E contacts, K contacts of a sphere. Lengths i
 """
 
 import dataclasses
+import math
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from torch import Tensor
 from gpuion.descriptors import checked_centers
 
 _CHUNK = 300_000  # distances from contacts to third spheres at once: with their bumps 15 MB
+_CHUNK_GPU = 10_000_000  # the same where every operation is a launch
+_STEP = 64  # contacts by which room grows
 _FAR = 1e3  # stands for a distance that counts nothing
 
 
@@ -38,6 +41,34 @@ class Contacts:
     slots: Tensor
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Room:
+    """How many contacts a structure, and how many a sphere, is given room for, whatever it has."""
+
+    contacts: int
+    slots: int
+
+    def is_complete(self, particles: int) -> bool:
+        """Return whether there is room for each pair of so many spheres."""
+        return self.contacts >= particles * (particles - 1) // 2 and self.slots >= particles - 1
+
+    def is_full(self, distance: Tensor, cutoff: float) -> Tensor:
+        """Return whether structures of distances [B, N, N] have more than that, bool [B]."""
+        near = (distance < cutoff).sum(2)
+        return (near.sum(1) > 2 * self.contacts) | (near.amax(1) > self.slots)
+
+
+def room_for(distance: Tensor, cutoff: float, margin: float) -> Room:
+    """Return room for what structures of distances [B, N, N] have times `margin`, at most for all pairs."""
+    N = distance.shape[1]
+    near = (distance < cutoff).sum(2)
+    contacts, slots = int(near.sum(1).max()) // 2, int(near.max())
+    return Room(
+        contacts=min(math.ceil(margin * (contacts + 1) / _STEP) * _STEP, N * (N - 1) // 2),
+        slots=min(math.ceil(margin * (slots + 1)), N - 1),
+    )
+
+
 def vectors(centers: Tensor, box: float) -> Tensor:
     """Return vectors from sphere i to the nearest image of sphere j, float32 [B, N, N, 3].
 
@@ -46,7 +77,11 @@ def vectors(centers: Tensor, box: float) -> Tensor:
     ValueError
         For malformed centres or box.
     """
-    x = checked_centers(centers, box)
+    return nearest(checked_centers(centers, box), box)
+
+
+def nearest(x: Tensor, box: float) -> Tensor:
+    """Return the same for centres float64 [B, N, 3] that are known to be in order."""
     apart = x[:, None] - x[:, :, None]
     return (apart - box * (apart / box).round()).float()
 
@@ -58,12 +93,15 @@ def lengths(vector: Tensor) -> Tensor:
     return square.sqrt()
 
 
-def contacts(vector: Tensor, distance: Tensor, cutoff: float) -> Contacts:
-    """Return the pairs of spheres closer than `cutoff`, from vectors and distances of all pairs."""
+def contacts(vector: Tensor, distance: Tensor, cutoff: float, room: Room | None = None) -> Contacts:
+    """Return the pairs of spheres closer than `cutoff`, from vectors and distances of all pairs.
+
+    With `room` there are that many contacts and slots, and the host need not wait to know how many are wanted.
+    """
     N = distance.shape[1]
     i, j = torch.triu_indices(N, N, 1, device=distance.device)
     pair = distance[:, i, j]
-    E = int((pair < cutoff).sum(1).max()) if len(i) else 0
+    E = room.contacts if room else int((pair < cutoff).sum(1).max()) if len(i) else 0
     order = pair.argsort(dim=1, stable=True)[:, :E]
     real = pair.gather(1, order) < cutoff
     ends = torch.stack([torch.where(real, i[order], 0), torch.where(real, j[order], 0)], 1)
@@ -73,7 +111,7 @@ def contacts(vector: Tensor, distance: Tensor, cutoff: float) -> Contacts:
     of_pair = torch.zeros_like(pair, dtype=torch.int64).scatter_(1, order, number)
     table = torch.zeros_like(distance, dtype=torch.int64)
     table[:, i, j], table[:, j, i] = of_pair, -of_pair
-    K = int((distance < cutoff).sum(2).max())
+    K = room.slots if room else int((distance < cutoff).sum(2).max())
     slots = table.gather(2, distance.argsort(dim=2, stable=True)[..., :K])
     return Contacts(
         ends=ends, real=real, slots=slots, vector=torch.where(real[..., None], along, 0),
@@ -112,8 +150,8 @@ def shells(vector: Tensor, distance: Tensor, centers: Tensor, width: float) -> T
 def crowding(found: Contacts, vector: Tensor, box: float, centers: Tensor, width: float) -> Tensor:
     """Return how many third spheres lie at which distances from a contact's middle, [B, E, R]."""
     B, N = vector.shape[:2]
-    parts = [vector.new_zeros(B, 0, len(centers))]
-    for some in torch.arange(found.ends.shape[2], device=vector.device).split(max(1, _CHUNK // (B * N))):
+    parts, chunk = [vector.new_zeros(B, 0, len(centers))], _CHUNK_GPU if vector.is_cuda else _CHUNK
+    for some in torch.arange(found.ends.shape[2], device=vector.device).split(max(1, chunk // (B * N))):
         tail, head = found.ends[..., some].unbind(1)
         row = vector.gather(1, tail[..., None, None].expand(-1, -1, N, 3))  # from the tail to all
         apart = row - found.vector[:, some, None] / 2

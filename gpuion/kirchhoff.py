@@ -127,7 +127,7 @@ def _solve(circuit: Circuit, kernels: list[Tensor]) -> _Solution:
     root, vector = circuit.conductance.sqrt()[..., None], circuit.vector
     factor = _factor(circuit, kernels, root)
     # Differences of potential along the contacts, of unit potentials and of unit fields.
-    incidence = functional.one_hot(circuit.ends, N).to(root.dtype)
+    incidence = (circuit.ends[..., None] == torch.arange(N, device=root.device)).to(root.dtype)
     drops = torch.cat([incidence[:, 1] - incidence[:, 0], vector], -1) * root
     reduced = torch.linalg.solve_triangular(factor, drops, upper=False)
     laplacian = (reduced.mT @ reduced).double()
@@ -142,7 +142,9 @@ def _solve(circuit: Circuit, kernels: list[Tensor]) -> _Solution:
     system[:, N:, N:] = matrix - waves.mT @ joined
     system[:, N:, N:].diagonal(dim1=1, dim2=2).add_(ground)
     right = -torch.cat([laplacian[:, :N, N:], force], 1)
-    potential = torch.cholesky_solve(right, torch.linalg.cholesky(system))
+    lower = _cholesky(system)
+    half = torch.linalg.solve_triangular(lower, right, upper=False)
+    potential = torch.linalg.solve_triangular(lower.mT, half, upper=True)
     sphere, bath = potential[:, :N], potential[:, N:]
     drop = vector + _difference(sphere.to(root.dtype), circuit.ends)
     inner = torch.linalg.solve_triangular(factor, drop * root, upper=False)
@@ -205,7 +207,13 @@ def _factor(circuit: Circuit, kernels: list[Tensor], root: Tensor) -> Tensor:
     place = contact[..., :, None] * E + contact[..., None, :]
     matrix = root.new_zeros(B, E * E).scatter_add_(1, place.view(B, -1), shell.reshape(B, -1)).view(B, E, E)
     matrix.diagonal(dim1=1, dim2=2).add_(1)
-    return torch.linalg.cholesky(matrix)
+    return _cholesky(matrix)
+
+
+def _cholesky(matrix: Tensor) -> Tensor:
+    """Return the lower factor, NaN where there is none: of a GPU, the host does not wait to know."""
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    return factor.masked_fill_((failed != 0)[..., None, None], math.nan)
 
 
 def _shell_powers(circuit: Circuit, kernels: list[Tensor], current: Tensor) -> Tensor:
@@ -214,30 +222,32 @@ def _shell_powers(circuit: Circuit, kernels: list[Tensor], current: Tensor) -> T
     return torch.stack([(out * (kernel @ out)).sum(2) for kernel in kernels], 2)
 
 
-def plane_waves(centers: Tensor, box: float, *, reach: float, radius: float) -> tuple[Tensor, Tensor, Tensor]:
+def plane_waves(centers: Tensor, vectors: Tensor, *, radius: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return the bath's plane waves as spheres see them, [B, N, M], their gradients, [B, N, 3, M], and |k|², [M].
 
-    √2 cos k·r and √2 sin k·r for each pair ±k ≠ 0 of the cell's wave vectors with |k| ≤ reach, averaged over the
-    surface of a sphere: sin(ka) / ka.
+    √2 cos k·r and √2 sin k·r for each wave vector k, averaged over the surface of a sphere: sin(ka) / ka.
 
     Parameters
     ----------
     centers : [B, N, 3]
         Voxels.
-    box : float
-        Edge of the cell, voxels.
-    reach : float
-        Largest |k|, 1/voxel.
+    vectors : [M / 2, 3]
+        k of `wave_vectors`.
     radius : float
         a, voxels.
     """
-    k = (wave_numbers(box, reach) * (2 * math.pi / box)).to(centers)
+    k = vectors.to(centers)
     length = k.norm(dim=1)
     seen = math.sqrt(2) * torch.sinc(length * (radius / math.pi))
     phase = centers @ k.mT
     cosine, sine = phase.cos() * seen, phase.sin() * seen
     slopes = torch.cat([-sine, cosine], -1)[:, :, None] * k.mT.repeat(1, 2)
     return torch.cat([cosine, sine], -1), slopes, length.square().repeat(2)
+
+
+def wave_vectors(box: float, reach: float) -> Tensor:
+    """Return one of each pair ±k ≠ 0 of a cell's wave vectors with |k| ≤ reach, 1/voxel, float32 [M / 2, 3]."""
+    return wave_numbers(box, reach) * (2 * math.pi / box)
 
 
 def wave_numbers(box: float, reach: float) -> Tensor:

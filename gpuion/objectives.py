@@ -23,7 +23,7 @@ from gpuion.checks import check_call, check_flag, is_between
 from gpuion.dataset import Dataset
 from gpuion.errors import ConfigError
 from gpuion.medium import TransportModel
-from gpuion.scores import Each, IncrementalScore, Score
+from gpuion.scores import Each, Fixed, IncrementalScore, Score
 
 DIRECTIONS = {"mean": ("max", "min"), "target": ("min",), "x": ("max",), "y": ("max",), "z": ("max",), "even": ("min",)}
 _AXES = ("x", "y", "z")
@@ -171,7 +171,16 @@ def aim(score: Any, objective: Callable[..., Tensor]) -> Score:
         return _Aimed(score, objective)
     check_call("score", score)
     aimed = _Applied(score, objective)
-    return Each(aimed) if isinstance(score, Each) else aimed
+    if not isinstance(score, Each):
+        return aimed
+    fixed = score.fixed
+
+    def aimed_fixed(centers: Tensor, margin: float) -> Fixed:
+        assert fixed is not None
+        found = fixed(centers, margin)
+        return dataclasses.replace(found, score=_Applied(found.score, objective))
+
+    return Each(aimed, aimed_fixed if fixed else None)
 
 
 def _apply(objective: Callable[..., Tensor], found: Any) -> Tensor:

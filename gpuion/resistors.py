@@ -3,13 +3,15 @@
 Legend: B structures, N particles, E contacts, K contacts of a sphere, R bumps, C channels.
 """
 
+import dataclasses
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from gpuion.contacts import Contacts, bumps, contacts, crowding, lengths, shells, trimmed, vectors
-from gpuion.kirchhoff import Circuit, plane_waves, power
+from gpuion.contacts import Contacts, Room, bumps, contacts, crowding, lengths, nearest, shells, trimmed, vectors
+from gpuion.kirchhoff import Circuit, plane_waves, power, wave_vectors
 from gpuion.predictor import Predictor, Standard, layers
 
 CUTOFF = 16.5  # of a contact, voxels: coronas touch at 14, and their tails reach some two voxels more
@@ -81,14 +83,39 @@ class ResistorNetwork(Predictor):
         """
         vector = vectors(centers, box)
         self.check(box)
-        distance = lengths(vector)
-        found = contacts(vector, distance, CUTOFF)
-        rings, thirds = self.rings.float(), self.thirds.float()
+        found, around, beside = self._surroundings(vector, lengths(vector), box)
         return (
-            found.ends.int(), found.vector, found.distance, found.real, found.slots.int(),
-            shells(vector, distance, rings, RING_WIDTH), crowding(found, vector, box, thirds, THIRD_WIDTH),
+            found.ends.int(), found.vector, found.distance, found.real, found.slots.int(), around, beside,
             centers, centers.new_full((len(centers),), box, dtype=torch.float64),
         )  # fmt: skip
+
+    def _surroundings(
+        self, vector: Tensor, distance: Tensor, box: float, room: Room | None = None
+    ) -> tuple[Contacts, Tensor, Tensor]:
+        """Return contacts, and what is around spheres and beside contacts."""
+        found = contacts(vector, distance, CUTOFF, room)
+        rings, thirds = self.rings.float(), self.thirds.float()
+        around = shells(vector, distance, rings, RING_WIDTH)
+        return found, around, crowding(found, vector, box, thirds, THIRD_WIDTH)
+
+    def within(self, room: Room, box: float) -> Callable[[Tensor], Tensor]:
+        """Return what `prepare` and `forward` make together, D* [B, 3] of centres [B, N, 3], as work of fixed size.
+
+        Shapes depend on `room` alone and the host waits for nothing, so a GPU can record it. Centres are taken to be in
+        order. D* is NaN where there are more contacts than room; fewer are filled up, which changes roundings only.
+        """
+        self.check(box)
+        waves = wave_vectors(box, REACH).to(self.orders.device)
+
+        def diffusivity(centers: Tensor) -> Tensor:
+            x = centers.double()
+            vector = nearest(x, box)
+            distance = lengths(vector)
+            found, around, beside = self._surroundings(vector, distance, box, room)
+            D = self._diffusivity(found, around, beside, x, box, waves)
+            return D.masked_fill(room.is_full(distance, CUTOFF)[:, None], math.nan)
+
+        return diffusivity
 
     @staticmethod
     def check(box: float) -> None:
@@ -119,26 +146,29 @@ class ResistorNetwork(Predictor):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return D* along x, y, z, [B, 3], of what `prepare` gave."""
         ends, vector, distance, real, slots, around, beside, centers, box = inputs
-        dtype = self.orders.dtype
-        found = trimmed(
-            Contacts(
-                ends=ends.long(), vector=vector.to(dtype), distance=distance.to(dtype), real=real, slots=slots.long()
-            )
-        )
-        E = found.distance.shape[1]
+        edge = float(box[0])  # one of all: a batch is of one cell
+        found = trimmed(Contacts(ends=ends.long(), vector=vector, distance=distance, real=real, slots=slots.long()))
+        waves = wave_vectors(edge, REACH).to(centers.device)
+        return self._diffusivity(found, around, beside, centers.double(), edge, waves)
+
+    def _diffusivity(
+        self, found: Contacts, around: Tensor, beside: Tensor, centers: Tensor, edge: float, vectors: Tensor
+    ) -> Tensor:
+        """Return D* [B, 3] of contacts and surroundings, and of float64 centres in a bath of these wave vectors."""
+        dtype, E = self.orders.dtype, found.distance.shape[1]
+        found = dataclasses.replace(found, vector=found.vector.to(dtype), distance=found.distance.to(dtype))
         around = self.around(around)
         place = self.place(around)
         conductance = self._conductance(found, place, self.beside(beside[:, :E]))
         weight, spread, coupling, polarizability = self.sphere(torch.cat([around, place], -1)).unbind(-1)
-        edge = float(box[0])  # one of all: a batch is of one cell
-        waves, slopes, squares = plane_waves(centers.double(), edge, reach=REACH, radius=RADIUS)
+        waves, slopes, squares = plane_waves(centers, vectors, radius=RADIUS)
         solvent = AFFINE * self.common[2].exp()
         circuit = Circuit(
             ends=found.ends, vector=found.vector, slots=found.slots, conductance=conductance,
             spread=spread.clamp(-6, 6).exp(), orders=self.orders.exp(),
             coupling=3 * (coupling + self.common[1]).clamp(-6, 6).exp(),
             polarizability=solvent * ALPHA * (polarizability + self.common[3]).clamp(-6, 6).exp(),
-            solvent=solvent.expand(len(box)), volume=edge**3,
+            solvent=solvent.expand(len(centers)), volume=edge**3,
             waves=waves.to(dtype), slopes=slopes.to(dtype), squares=squares.to(dtype),
         )  # fmt: skip
         total = WEIGHT * (0.3 * weight + self.common[0]).exp().sum(1, keepdim=True)

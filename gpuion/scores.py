@@ -4,7 +4,7 @@ Legend: C chains, N particles.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -46,14 +46,55 @@ Score = Callable[[Tensor], Tensor] | IncrementalScore
 
 
 @dataclasses.dataclass(frozen=True)
+class Fixed:
+    """A function of structures that does the same work whatever they are: the same operations, on the same shapes.
+
+    The host need not look at a number on the way, so a GPU can record the work and repeat it. As an IncrementalScore it
+    keeps nothing.
+
+    Attributes
+    ----------
+    score : callable
+        Centres float32 [C, N, 3] to scores [C]: NaN where there is too little room for a structure.
+    room : hashable
+        What makes one such function differ from the next.
+    complete : bool
+        Whether there is room for any structure.
+    """
+
+    score: Callable[[Tensor], Tensor]
+    room: Hashable = None
+    complete: bool = True
+
+    def start(self, centers: Tensor) -> tuple[Tensor, None]:
+        """Return the scores of all structures."""
+        return checked(self.score(centers), len(centers)), None
+
+    def propose(self, state: None, sphere: Tensor, position: Tensor, trial: Tensor) -> tuple[Tensor, None]:  # noqa: ARG002
+        """Return the scores of structures after a move."""
+        return self.start(trial)
+
+    def accept(self, state: None, trial_state: None, accepted: Tensor) -> None:
+        """Keep nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Each:
     """A function of structures that may be asked for any of them, in any number: each has its score, alone or not.
 
     Where spheres would overlap, annealing then saves the evaluation, on a CPU; on a GPU the host would have to wait
     to know where.
+
+    Attributes
+    ----------
+    score : callable
+    fixed : callable, optional
+        Makes the same function as work of fixed size, with room for structures like those given and a margin, a
+        factor: then annealing on a GPU is recorded.
     """
 
     score: Callable[[Tensor], Any]
+    fixed: Callable[[Tensor, float], Fixed] | None = None
 
     def __call__(self, centers: Tensor) -> Any:
         """Return the scores of structures."""

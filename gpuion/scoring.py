@@ -9,19 +9,22 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from gpuion.contacts import lengths, nearest, room_for
 from gpuion.dataset import Dataset
 from gpuion.labeling import label
 from gpuion.models import Model
 from gpuion.objectives import Objective, aim
 from gpuion.predictor import Predictor
-from gpuion.resistors import ResistorNetwork
-from gpuion.scores import Each, Score
+from gpuion.resistors import CUTOFF, ResistorNetwork
+from gpuion.scores import Each, Fixed, Score
 from gpuion.surrogate import Surrogate
-from gpuion.voxels import voxelize
+from gpuion.voxels import images, voxelize
 
 if TYPE_CHECKING:
     from gpuion.incremental import ImageScore
     from gpuion.incremental_network import NetworkScore
+
+_TOGETHER = 256  # structures that a GPU solves circuits of at once: some GB of matrices
 
 
 def surrogate_score(
@@ -47,15 +50,40 @@ def surrogate_score(
     if doubt:
         return Each(_sure_score(net, like, batch, per_axis))
     if isinstance(net, Predictor):
-        return Each(_centers_score(net, like, batch, per_axis))
+        fixed = _fixed_circuits(net, like, per_axis) if isinstance(net, ResistorNetwork) else None
+        return Each(_centers_score(net, like, batch, per_axis), fixed)
+    return _image_score(net, like, batch)
+
+
+def _image_score(net: Surrogate, like: Dataset, batch: int) -> Each:
     voxels = _voxels(net, like)
 
-    def score(centers: Tensor) -> Tensor:
-        filled = torch.cat([centers, centers[:1].expand(-len(centers) % batch, -1, -1)])
-        images = (voxelize(c, box=like.box, diameter=like.diameter, voxels=voxels) for c in filled.split(batch))
-        return torch.cat([net(image) for image in images])[: len(centers)]
+    def of(draw: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def score(centers: Tensor) -> Tensor:
+            filled = torch.cat([centers, centers[:1].expand(-len(centers) % batch, -1, -1)])
+            return torch.cat([net(draw(some)) for some in filled.split(batch)])[: len(centers)]
 
-    return Each(score)
+        return score
+
+    def unchecked(centers: Tensor) -> Tensor:
+        return images(centers.double(), like.box, like.diameter, voxels)
+
+    score = of(lambda centers: voxelize(centers, box=like.box, diameter=like.diameter, voxels=voxels))
+    return Each(score, lambda *_: Fixed(of(unchecked)))
+
+
+def _fixed_circuits(net: ResistorNetwork, like: Dataset, per_axis: bool) -> Callable[[Tensor, float], Fixed]:
+    def fixed(centers: Tensor, margin: float) -> Fixed:
+        room = room_for(lengths(nearest(centers.double(), like.box)), CUTOFF, margin)
+        diffusivity = net.within(room, like.box)
+
+        def score(centers: Tensor) -> Tensor:
+            found = torch.cat([diffusivity(some) for some in centers.split(_TOGETHER)])
+            return found if per_axis else found.mean(-1)
+
+        return Fixed(score, room, complete=room.is_complete(centers.shape[1]))
+
+    return fixed
 
 
 def _voxels(net: Surrogate, like: Dataset) -> int:

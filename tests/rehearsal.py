@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 import gpuion.kernels.walk
+import gpuion.recorded
 from gpuion.kernels import lanes
 
 CUDA = torch.device("cuda:0")
@@ -25,6 +26,13 @@ _NUMPY = {torch.Tensor.numpy, torch.Tensor.__array__}
 _MIXING = {torch.Tensor.copy_, torch.Tensor.type_as}  # may take tensors of two devices
 _INDEXING = {torch.Tensor.__getitem__, torch.Tensor.__setitem__}  # indices may lie on the CPU
 _FREE = {torch.as_tensor, torch._has_compatible_shallow_copy_type}
+_WAITING = {  # for numbers of the device, or for one of the host to get there: nothing that a graph could repeat
+    torch.Tensor.item, torch.Tensor.tolist, torch.Tensor.__bool__, torch.Tensor.__int__, torch.Tensor.__float__,
+    torch.Tensor.__index__, torch.Tensor.nonzero, torch.nonzero, torch.Tensor.unique, torch.Tensor.masked_select,
+    torch.unique, torch.equal, torch.allclose, torch.linalg.cholesky, torch.cholesky_solve, torch.tensor,
+    torch.as_tensor, torch.from_numpy, *_NUMPY,
+}  # fmt: skip
+_recording = False
 
 
 class Pretended(torch.Tensor):
@@ -62,6 +70,8 @@ def _call(func, args, kwargs):
         return isinstance(args[0], Pretended)
     tensors = [*_tensors(args), *_tensors(kwargs.values())]
     ours = any(isinstance(x, Pretended) for x in tensors)
+    if _recording:
+        _check_recorded(func, args, ours)
     if func in _NUMPY and ours:
         raise TypeError("can't convert cuda:0 device type tensor to numpy")
     if func in {_TO, _CPU, _CUDA}:
@@ -84,6 +94,33 @@ def _check(func, args, tensors):
         raise RuntimeError(
             f"{getattr(func, '__name__', func)}: a tensor {list(strange[0].shape)} is on cpu, not cuda:0"
         )
+
+
+def _check_recorded(func, args, ours):
+    """Raise where a stream that is being recorded would."""
+    moved = func in {_TO, _CPU, _CUDA} and _move(func, args, {}, ours).is_cuda is not ours
+    index = args[1] if func in _INDEXING else ()
+    masked = any(x.dtype is torch.bool for x in _tensors([index]))
+    if moved or masked or (func in _WAITING and (ours or func in _FREE or func is torch.tensor)):
+        raise RuntimeError(f"{getattr(func, '__name__', func)}: operation not permitted when stream is capturing")
+
+
+def _record(function, tensors):
+    """Do what `gpuion.recorded.record` does, without a graph."""
+
+    def repeat():
+        global _recording  # noqa: PLW0603
+        _recording = True
+        try:
+            function(*tensors)
+        finally:
+            _recording = False
+
+    before = [x.clone() for x in tensors]
+    repeat()
+    for x, value in zip(tensors, before, strict=True):
+        x.copy_(value)
+    return repeat
 
 
 def _move(func, args, kwargs, ours):
@@ -140,7 +177,8 @@ def rehearse():
         save(tree_map(bare, content), target)
 
     replaced: list[tuple[object, str, object]] = [
-        (gpuion.kernels.walk, "walk", _walk), (torch, "load", load_here), (torch, "save", save_bare),
+        (gpuion.kernels.walk, "walk", _walk), (gpuion.recorded, "record", _record),
+        (torch, "load", load_here), (torch, "save", save_bare),
     ]  # fmt: skip
     there = {"is_available": True, "device_count": 1, "set_device": None, "reset_peak_memory_stats": None}
     there |= {"max_memory_allocated": 0, "memory_allocated": 0, "is_current_stream_capturing": False}

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import gpuion.annealing
+import gpuion.steps
 from gpuion.annealing import AnnealResult, anneal
 
 
@@ -183,7 +183,7 @@ def test_one_and_two_threads_agree():
 def test_draws_do_not_depend_on_how_many_are_made_together(monkeypatch):
     start = lattice_start(3, 8, 12, 3)
     first = run(start, samples=7)
-    monkeypatch.setattr(gpuion.annealing, "_DRAWN", 17)
+    monkeypatch.setattr(gpuion.steps, "_DRAWN", 17)
     assert equal(run(start, samples=7), first)
     assert torch.equal(run(start, samples=3).trace, first.trace)
 

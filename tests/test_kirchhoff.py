@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gpuion.contacts import contacts, lengths, vectors
-from gpuion.kirchhoff import Circuit, plane_waves, power
+from gpuion.kirchhoff import Circuit, plane_waves, power, wave_vectors
 
 BOX = 60.0
 
@@ -17,7 +17,7 @@ def circuit(centers, cutoff=13.0, *, g=2.0, orders=(0.0, 0.0), coupling=1e-12, s
     x = torch.as_tensor(centers, dtype=torch.float64)
     vector = vectors(x, BOX)
     found = contacts(vector, lengths(vector), cutoff)
-    waves, slopes, squares = plane_waves(x, BOX, reach=0.25, radius=6.0)
+    waves, slopes, squares = plane_waves(x, wave_vectors(BOX, 0.25), radius=6.0)
     ones = torch.ones(x.shape[:2], dtype=torch.float64)
     return Circuit(
         ends=found.ends, vector=found.vector.double(), slots=found.slots, conductance=g * found.real.double(),
@@ -119,15 +119,16 @@ def test_power_does_not_depend_on_shift_order_or_batch():
 
 
 def test_plane_waves_are_one_of_each_pair_and_scale_with_the_cell():
-    waves, slopes, squares = plane_waves(cloud(), BOX, reach=2 * math.pi * 2.01 / BOX, radius=1e-6)
+    k = wave_vectors(BOX, 2 * math.pi * 2.01 / BOX)
+    waves, slopes, squares = plane_waves(cloud(), k, radius=1e-6)
     # |n|² = 1, 2, 3, 4: 6 + 12 + 8 + 6 wave vectors, a cosine and a sine a pair.
     assert waves.shape == (2, 12, 32)
     assert torch.allclose(waves.square().sum(-1), torch.full((2, 12), 32.0, dtype=torch.float64))
     assert sorted({round(float(k) * (BOX / 2 / math.pi) ** 2) for k in squares}) == [1, 2, 3, 4]
-    moved = plane_waves(cloud() + torch.tensor([0, 1e-5, 0]), BOX, reach=2 * math.pi * 2.01 / BOX, radius=1e-6)[0]
+    moved = plane_waves(cloud() + torch.tensor([0, 1e-5, 0]), k, radius=1e-6)[0]
     assert torch.allclose((moved - waves) / 1e-5, slopes[:, :, 1], atol=1e-5)  # one-sided: 1e-5 k² / 2 = 2e-7
     # Twice the cell has eight times as many waves within the same reach, up to its surface.
-    assert plane_waves(cloud(), 2 * BOX, reach=2 * math.pi * 2.01 / BOX, radius=1.0)[0].shape[-1] > 5 * 32
+    assert plane_waves(cloud(), wave_vectors(2 * BOX, 2 * math.pi * 2.01 / BOX), radius=1.0)[0].shape[-1] > 5 * 32
 
 
 def test_shapes_that_do_not_fit():
