@@ -32,7 +32,7 @@ _FAR = 4.0  # standard errors; chance puts one medium in 16 000 there
 def main() -> None:
     """Read the command line, check, print."""
     parser = Parser(prog="python -m gpuion", description=__doc__)
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument_group("the run").add_argument("--device", default="auto", help="auto, cpu or cuda")
     device = pick_device(parser.parse_args().device)
     checks: dict[str, Callable[[torch.device], str]] = {
         "versions": versions, "devices": devices, "diffusivity": diffusivity, "training": learning

@@ -36,21 +36,25 @@ from gpuion.starts import check_starts, starts
 class Config:
     """Where to climb from, and how."""
 
-    data: tuple[str, ...] = option((), "folders of labelled structures; the first has the unit of D*")
+    data: tuple[str, ...] = option((), "folders of labelled structures; the first has the unit of D*", group="files")
     out: Path = option(Path("runs/climb"), "folder for what comes out", identity=False)
-    direction: str = option("max", "up or down", flags={"--maximize": "max", "--minimize": "min"})
-    start: str = option("random", "fresh random structures, or the data's extremes", choices=("random", "data"))
+    direction: str = option(
+        "max", "climb this way; upwards if not given", flags={"--maximize": "max", "--minimize": "min"}, group="the aim"
+    )
+    start: str = option(
+        "random", "fresh random structures, or the data's extremes", choices=("random", "data"), group="the climb"
+    )
     runs: int = option(5, "independent runs")
     steps: int = option(40, "steps of each")
     stride: float = option(1.0, "first step, voxels; the last is a fiftieth of it")
     core_width: float = option(0.25, "width over which a core fades in, voxels")
-    tolerance: float = option(1e-3, "relative error of the labels; gradients have ten times that in D")
-    seed: int = option(0, "seed of fresh structures")
+    tolerance: float = option(1e-3, "relative error of the labels; gradients have ten times that in D", group="labels")
+    seed: int = option(0, "seed of fresh structures", group="the run")
 
 
 def main() -> None:
     """Read the command line, climb, label."""
-    config = parse(Config, Path(__file__).parent.parent, __doc__ or "")
+    config = parse(Config, Path(__file__).parent.parent, __doc__ or "", prog="python -m gpuion.climb")
     if not config.data or config.runs < 1 or config.direction not in {"max", "min"}:
         raise ConfigError(f"give --data FOLDER and --runs of 1 or more, got {config.data} and {config.runs}")
     data, up = open_dataset(config.data), config.direction == "max"

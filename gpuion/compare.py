@@ -49,10 +49,14 @@ class Found:
 def main() -> None:
     """Read the command line, compare, write."""
     parser = Parser(prog="python -m gpuion.compare", description=__doc__)
-    parser.add_argument("data", type=Path, help="the data set that the searches began with")
-    parser.add_argument("--runs", type=Path, nargs="+", required=True, help="folders of labelled structures")
-    parser.add_argument("--finer", type=int, nargs="*", default=[], help="sites a voxel to solve the extremes at, too")
-    parser.add_argument("--out", type=Path, required=True, help="folder for pictures and compare.md")
+    paths, labels = parser.add_argument_group("files"), parser.add_argument_group("labels")
+    paths.add_argument("data", type=Path, help="the data set that the searches began with")
+    paths.add_argument("--runs", type=Path, nargs="+", required=True, help="folders of labelled structures")
+    paths.add_argument("--out", type=Path, required=True, help="folder for pictures and compare.md")
+    labels.add_argument(
+        "--finer", type=int, nargs="*", default=[],
+        help="lattice sites along a voxel's edge to solve the extremes at, too; none if not given",
+    )  # fmt: skip
     given = parser.parse_args()
     plots.require()
     data = open_dataset(given.data)

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import difflib
 import re
+import sys
 import tomllib
 import types
 import typing
@@ -22,7 +23,7 @@ C = TypeVar("C")
 
 _LARGEST = 2**13  # bytes of a file: keys of many dots take memory by the square of their number
 _TABLES = ("system", "simulate", "train", "anneal")
-_METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
+_METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 _SYSTEM = ("particles", "box", "volume_fraction", "sites_per_voxel", "seed", "device")
 
 
@@ -46,6 +47,9 @@ class Help(argparse.RawDescriptionHelpFormatter):
             return text
         return f"{text} (default: {_shown(action.default)})".strip()
 
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return _METAVARS.get(action.type or str, super()._get_default_metavar_for_optional(action))
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line that names the nearest flag or choice, and exit code 2."""
@@ -68,15 +72,16 @@ class Parser(argparse.ArgumentParser):
         fail(f"{message} (see {self.prog} --help)", 2)
 
 
-def parse(cls: type[C], root: Path, doc: str, argv: list[str] | None = None) -> C:
-    """Return a `cls` filled from defaults, preset, config file and flags, in that order.
+def parse(cls: type[C], root: Path, doc: str, argv: list[str] | None = None, prog: str | None = None) -> C:
+    """Return a `cls` filled from defaults, preset, config file and flags, in that order; `prog` is for messages.
 
     Raises
     ------
     ConfigError
         For an unknown preset, an unreadable file, an unknown key or a value of the wrong type.
     """
-    parser = Parser(description=doc)
+    called = Path(sys.argv[0])
+    parser = Parser(prog=prog or called.name, description=doc)
     files = parser.add_argument_group("settings from files, which flags go before")
     known = ", ".join(sorted(path.stem for path in (root / "configs").glob("*.toml")))
     files.add_argument("--preset", metavar="NAME", help=f"a file of configs/ without its ending: {known}")
@@ -90,12 +95,11 @@ def parse(cls: type[C], root: Path, doc: str, argv: list[str] | None = None) -> 
         _add_flag(home, field, kind)
     given = vars(parser.parse_args(argv))
     preset, file = given.pop("preset"), given.pop("config")
-    script = Path(parser.prog).stem
     values: dict[str, Any] = {}
     if preset is not None:
-        values |= read_preset(root, preset, script, cls)
+        values |= read_preset(root, preset, called.stem, cls)
     if file is not None:
-        values |= _read(file, script, cls)
+        values |= _read(file, called.stem, cls)
     config = cls(**{**values, **given})
     if not 0 <= getattr(config, "seed", 0) < 2**63:
         raise ConfigError(f"seed must lie in [0, 2⁶³), got {getattr(config, 'seed', 0)}")

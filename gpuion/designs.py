@@ -280,9 +280,10 @@ class _Made:
 def main() -> None:
     """Read the command line, build, label, print."""
     parser = Parser(prog="python -m gpuion.designs", description=__doc__)
-    parser.add_argument("data", type=Path, help="the data set whose box, spheres and medium the designs share")
-    parser.add_argument("--tolerance", type=float, default=1e-3, help="relative error of the exact labels")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the data set to write")
+    paths, labels = parser.add_argument_group("files"), parser.add_argument_group("labels")
+    paths.add_argument("data", type=Path, help="the data set whose box, spheres and medium the designs share")
+    paths.add_argument("--out", type=Path, required=True, help="folder of the data set to write")
+    labels.add_argument("--tolerance", type=float, default=1e-3, help="relative error of the exact labels")
     given = parser.parse_args()
     data = open_dataset(given.data)
     made = _Made(data=data.fingerprint, tolerance=given.tolerance)

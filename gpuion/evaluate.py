@@ -15,6 +15,7 @@ if __name__ == "__main__":  # before torch, which takes seconds to load: a stop 
 
     expect_stops()
 
+import argparse
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -82,18 +83,7 @@ class Found:
 
 def main() -> None:
     """Read the command line, predict, print, write."""
-    parser = Parser(prog="python -m gpuion.evaluate", description=__doc__)
-    parser.add_argument("checkpoint", type=Path, nargs="+", help="surrogate.pt of train.py")
-    parser.add_argument("--data", type=Path, nargs="+", required=True, help="data sets, folders or shards")
-    parser.add_argument(
-        "--part", choices=("test", "validation", "train", "all"), default="test", help="of each data set"
-    )
-    parser.add_argument("--worst", type=int, default=10, help="how many of the largest errors to list (default 10)")
-    parser.add_argument("--symmetry", action="store_true", help="shift, turn and mirror whole cells, too")
-    parser.add_argument("--out", type=Path, help="file for all of it as JSON")
-    parser.add_argument("--pictures", type=Path, help="folder for pictures of errors and of what training met")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    given = parser.parse_args()
+    given = _given()
     if given.pictures:
         plots.require()
     device = pick_device(given.device)
@@ -110,6 +100,23 @@ def main() -> None:
         files.write_json(given.out, {"part": given.part, "results": results, **files.provenance()})
     if given.pictures:
         model_panels.write(given.pictures, results, [path.parent for path in given.checkpoint])
+
+
+def _given() -> argparse.Namespace:
+    parser = Parser(prog="python -m gpuion.evaluate", description=__doc__)
+    paths = parser.add_argument_group("files")
+    paths.add_argument("checkpoint", type=Path, nargs="+", help="surrogate.pt of train.py")
+    paths.add_argument("--data", type=Path, nargs="+", required=True, help="data sets, folders or shards")
+    paths.add_argument("--out", type=Path, help="file for all of it as JSON")
+    paths.add_argument("--pictures", type=Path, help="folder for pictures of errors and of what training met")
+    structures = parser.add_argument_group("structures")
+    parts = ("test", "validation", "train", "all")
+    structures.add_argument("--part", choices=parts, default="test", help="the part of each data set to take")
+    errors = parser.add_argument_group("errors")
+    errors.add_argument("--worst", type=int, default=10, help="how many of the largest to list")
+    errors.add_argument("--symmetry", action="store_true", help="shift, turn and mirror whole cells, too")
+    parser.add_argument_group("the run").add_argument("--device", default="auto", help="auto, cpu or cuda")
+    return parser.parse_args()
 
 
 def part_of(source: Path, part: str) -> Dataset:

@@ -47,19 +47,7 @@ def pick(data: Dataset, ids: Sequence[int]) -> Dataset:
 
 def main() -> None:
     """Read the command line and do as it says."""
-    parser = Parser(prog="python -m gpuion.export", description=__doc__)
-    parser.add_argument("sources", type=Path, nargs="+", help="folders of shards, or single shards")
-    parser.add_argument("--xyz", type=Path, help="write arrangements as this extended XYZ file, a frame a structure")
-    parser.add_argument("--ids", type=int, nargs="+", help="structures for --xyz (default: all)")
-    parser.add_argument("--vtkhdf", type=Path, help="write one structure's medium as this VTKHDF image")
-    parser.add_argument("--id", type=int, help="the structure for --vtkhdf")
-    parser.add_argument("--sites-per-voxel", type=int, help="lattice of --vtkhdf (default: the data set's)")
-    parser.add_argument("--axis", type=int, choices=(0, 1, 2), help="add the current along this axis to --vtkhdf")
-    parser.add_argument(
-        "--device", default="auto", help="where --vtkhdf is computed: auto, cpu or cuda (default: auto)"
-    )
-    given = parser.parse_args()
-    _check(parser, given)
+    given = _given()
     device = pick_device(given.device)
     data = open_dataset(given.sources)
     chosen = data if given.ids is None else pick(data, given.ids)
@@ -81,6 +69,30 @@ def main() -> None:
         )
         write_medium(given.vtkhdf, medium, axis=given.axis)
         print(f"structure {given.id} on {medium.labels.shape[-1]}³ sites in {given.vtkhdf}")
+
+
+def _given() -> argparse.Namespace:
+    parser = Parser(prog="python -m gpuion.export", description=__doc__)
+    paths = parser.add_argument_group("files")
+    paths.add_argument("sources", type=Path, nargs="+", help="folders of shards, or single shards")
+    many = parser.add_argument_group("arrangements")
+    many.add_argument("--xyz", type=Path, help="write them as this extended XYZ file, a frame a structure")
+    many.add_argument("--ids", type=int, nargs="+", help="structures for --xyz; all if not given")
+    one = parser.add_argument_group("the medium of one structure")
+    one.add_argument("--vtkhdf", type=Path, help="write it as this VTKHDF image")
+    one.add_argument("--id", type=int, help="the structure; must be given with --vtkhdf")
+    one.add_argument(
+        "--sites-per-voxel", type=int, help="lattice sites along a voxel's edge; the data set's if not given"
+    )
+    one.add_argument(
+        "--axis", type=int, choices=(0, 1, 2), help="add the current along this axis, 0 is x; none if not given"
+    )
+    parser.add_argument_group("the run").add_argument(
+        "--device", default="auto", help="where --vtkhdf is computed: auto, cpu or cuda"
+    )
+    given = parser.parse_args()
+    _check(parser, given)
+    return given
 
 
 def _check(parser: Parser, given: argparse.Namespace) -> None:

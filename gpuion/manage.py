@@ -190,29 +190,14 @@ def subset(source: Path, out: Path, counts: Mapping[str, int | None], families: 
 def main() -> None:
     """Read the command line and do as it says."""
     parser = Parser(prog="python -m gpuion.dataset", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    shown = commands.add_parser("info", help="say what a data set holds")
+    commands = parser.add_subparsers(dest="command", required=True, title="commands, each of which has a --help")
+    shown = commands.add_parser("info", help="say what a data set holds").add_argument_group("files")
     shown.add_argument("source", type=Path, help="folder or shard")
-    merged = commands.add_parser("merge", help="copy several data sets into one folder")
+    merged = commands.add_parser("merge", help="copy several data sets into one folder").add_argument_group("files")
     merged.add_argument("sources", type=Path, nargs="+", help="folders or shards")
     merged.add_argument("--out", type=Path, required=True, help="folder to write")
-    cut = commands.add_parser("split", help="fix the parts that train, choose and test networks, in split.json")
-    cut.add_argument("source", type=Path, help="folder, in which split.json is written")
-    cut.add_argument("--seed", type=int, default=splits.SEED, help="seed of the draw")
-    cut.add_argument(
-        "--fractions", type=float, nargs=3, default=(0.6, 0.2, 0.2), metavar=("TRAIN", "VALID", "TEST"),
-        help="share of each part",
-    )  # fmt: skip
-    cut.add_argument(
-        "--stratify", choices=splits.STRATA, default="none",
-        help="give each family, or each fifth of D of each family, its share of each part",
-    )  # fmt: skip
-    some = commands.add_parser("subset", help="copy some structures of each part, for training on fewer")
-    some.add_argument("source", type=Path, help="folder")
-    for name in splits.PARTS:
-        some.add_argument(f"--{name}", type=int, help=f"how many of its {name} part, the first ones (default: all)")
-    some.add_argument("--family", nargs="+", default=[], help="families to take from (default: all)")
-    some.add_argument("--out", type=Path, required=True, help="folder to write")
+    _add_split(commands.add_parser("split", help="fix the parts that train, choose and test networks, in split.json"))
+    _add_subset(commands.add_parser("subset", help="copy some structures of each part, for training on fewer"))
     given = parser.parse_args()
     if given.command == "info":
         info(given.source)
@@ -223,6 +208,30 @@ def main() -> None:
         _tell(subset(given.source, given.out, counts, given.family), given.out)
     else:
         _tell(split(given.source, given.seed, tuple(given.fractions), given.stratify), given.source)
+
+
+def _add_split(parser: Parser) -> None:
+    paths, parts = parser.add_argument_group("files"), parser.add_argument_group("the parts")
+    paths.add_argument("source", type=Path, help="folder, in which split.json is written")
+    parts.add_argument(
+        "--fractions", type=float, nargs=3, default=(0.6, 0.2, 0.2), metavar=("TRAIN", "VALID", "TEST"),
+        help="share of each part; they add up to 1",
+    )  # fmt: skip
+    parts.add_argument(
+        "--stratify", choices=splits.STRATA, default="none",
+        help="give each family, or each fifth of D of each family, its share of each part",
+    )  # fmt: skip
+    parser.add_argument_group("the run").add_argument("--seed", type=int, default=splits.SEED, help="seed of the draw")
+
+
+def _add_subset(parser: Parser) -> None:
+    paths, structures = parser.add_argument_group("files"), parser.add_argument_group("structures")
+    paths.add_argument("source", type=Path, help="folder")
+    paths.add_argument("--out", type=Path, required=True, help="folder to write")
+    for name in splits.PARTS:
+        text = f"how many of its {name} part, the first ones; all if not given"
+        structures.add_argument(f"--{name}", type=int, help=text)
+    structures.add_argument("--family", nargs="+", default=[], help="families to take from; all if not given")
 
 
 def _tell(part: np.ndarray, folder: Path) -> None:

@@ -41,7 +41,7 @@ from gpuion.viewer import section
 def main() -> None:
     """Read, compute, write."""
     parser = Parser(prog="python -m gpuion.report", description=__doc__)
-    parser.add_argument("run", type=Path, help="the run folder")
+    parser.add_argument_group("files").add_argument("run", type=Path, help="the run folder")
     given = parser.parse_args()
     try:
         summary = write(given.run)

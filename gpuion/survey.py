@@ -36,10 +36,11 @@ Row = Sequence[str]
 def main() -> None:
     """Read the command line, draw, write."""
     parser = Parser(prog="python -m gpuion.survey", description=__doc__)
-    parser.add_argument("data", type=Path, help="the data set")
-    parser.add_argument("--finer", type=Path, nargs="+", default=[], help="structures of it on finer lattices")
-    parser.add_argument("--walks", type=Path, help="structures of it with walks beside the exact labels")
-    parser.add_argument("--out", type=Path, required=True, help="folder for pictures and survey.md")
+    paths = parser.add_argument_group("files")
+    paths.add_argument("data", type=Path, help="the data set")
+    paths.add_argument("--finer", type=Path, nargs="+", default=[], help="structures of it on finer lattices, if any")
+    paths.add_argument("--walks", type=Path, help="structures of it with walks beside the exact labels, if any")
+    paths.add_argument("--out", type=Path, required=True, help="folder for pictures and survey.md")
     given = parser.parse_args()
     plots.require()
     write(given.data, given.finer, given.walks, given.out)

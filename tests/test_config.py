@@ -192,18 +192,6 @@ def test_a_number_or_a_word(run, capsys):
     assert "argument --time: invalid float or auto value: 'long'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("script", ["simulate", "train", "anneal"])
-def test_every_flag_of_the_scripts_stands_in_a_group(script, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(ROOT)
-    monkeypatch.setattr(sys, "argv", [f"{script}.py"])
-    with pytest.raises(SystemExit):
-        parse(__import__(script).Config, ROOT, "", ["--help"])
-    groups = {part.split(":")[0]: part for part in capsys.readouterr().out.split("\n\n")}
-    assert "--" not in groups["options"].replace("--help", "")
-    assert len(groups) >= 6
-    assert "--dry-run" in groups["the run"]
-
-
 def test_only_errors_of_what_was_asked_for_count_as_settings():
     with pytest.raises(ConfigError, match="box"), settings():
         raise ValueError("box")
