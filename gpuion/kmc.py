@@ -20,16 +20,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from gpuion.automatic import LONGER, LONGEST, STOP, Goal, next_steps, shortest
 from gpuion.checks import check_kind, check_numbers, check_room, check_seed, check_whole, is_between
 from gpuion.hops import rates, trapped
 from gpuion.medium import Medium
-from gpuion.slopes import CHECKPOINTS, TIME, Slopes, analyse
+from gpuion.slopes import CHECKPOINTS, Slopes, analyse
 from gpuion.walkers import Ions, Walks, begin, check_attempts, longer, more
 
 _AT_ONCE = 2**24  # displacements of a group of structures: 64 MB, and four times as much in float64 to analyse them
-_LONGEST = 2**31  # attempts of a walker, so that a displacement fits 32 bits whatever happens
-_STOP, _LONGER = 0.0, -1.0
-_JOIN = (0.5, 1.0, 2.0, 3.0)  # at most four times the walkers in one go: an early error bar says too little
 _LARGEST = (2048, 1024, 2048)  # what the GPU's interleaved addresses hold
 _Batch = TypeVar("_Batch", "WalkResult", Walks)
 
@@ -164,30 +162,30 @@ def walk(
     check_room(20.0 * CHECKPOINTS * 3 * walkers, f"the paths of {walkers} walkers")
     tables = rates(medium)
     tick = torch.where(tables.fastest > 0, 1 / (6 * tables.fastest.clamp_min(1e-300)), math.inf)
-    lasts = _shortest(medium, tables.fastest) if isinstance(time, str) else torch.full_like(tick, float(time))
-    quads = torch.ceil(lasts / (CHECKPOINTS * 4 * tick)).clamp_max(_LONGEST).long()
-    if int(quads.max() if len(medium) else 0) * CHECKPOINTS * 4 >= _LONGEST:
+    lasts = shortest(medium, tables.fastest) if isinstance(time, str) else torch.full_like(tick, float(time))
+    quads = torch.ceil(lasts / (CHECKPOINTS * 4 * tick)).clamp_max(LONGEST).long()
+    if int(quads.max() if len(medium) else 0) * CHECKPOINTS * 4 >= LONGEST:
         raise ValueError(f"time = {time} takes more than 2³¹ attempts a walker; walk a shorter time")
     if isinstance(time, str):
         check_attempts(walkers, quads, max_attempts)
     shut, leads = trapped(medium)
     ions = Ions(medium=medium, tables=tables, ids=numbers, seed=seed, tick=tick, trapped=shut, leads=leads)
-    goal = _Goal(rtol=rtol, max_attempts=max_attempts) if isinstance(time, str) else None
+    goal = Goal(rtol=rtol, max_attempts=max_attempts) if isinstance(time, str) else None
     done: list[tuple[Tensor, WalkResult]] = []
     for index in torch.arange(len(medium), device=tick.device).split(_share(walkers)):
         pending = [begin(ions, index, walkers, quads[index], lasts[index])]
         while pending:
             walks = pending.pop()
             result = _result(ions, walks)
-            plan = _plan(result, walks, goal)
+            plan = next_steps(result, walks, goal)
             for extra in sorted(set(plan)):
                 rows = torch.tensor([c for c, p in enumerate(plan) if p == extra], device=index.device)
                 for some in rows.split(_share((1 + max(extra, 0.0)) * walks.start.shape[1])):
                     part = _select(walks, some)
-                    if extra == _STOP:
+                    if extra == STOP:
                         done.append((part.index, _select(result, some)))
                     else:
-                        pending.append(longer(ions, part) if extra == _LONGER else more(ions, part, extra))
+                        pending.append(longer(ions, part) if extra == LONGER else more(ions, part, extra))
             if not plan:  # an empty batch
                 done.append((walks.index, result))
     return _join(done, goal)
@@ -217,23 +215,9 @@ def _check(medium: Medium, time: Any, rtol: Any, max_attempts: Any) -> None:
         )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Goal:
-    """When an automatic walk ends."""
-
-    rtol: float
-    max_attempts: float
-
-
 def _share(walkers: float) -> int:
     """Return how many structures to keep in hand at once."""
     return max(1, int(_AT_ONCE // (CHECKPOINTS * walkers * 3)))
-
-
-def _shortest(medium: Medium, fastest: Tensor) -> Tensor:
-    """Return a time shorter than any that settles: the box's relaxation time at D = k_max h², eightfold, [B]."""
-    longest = max(medium.labels.shape[1:])
-    return torch.where(fastest > 0, 8 * (longest / (2 * math.pi)) ** 2 / fastest.clamp_min(1e-300), 1.0)
 
 
 def _result(ions: Ions, walks: Walks) -> WalkResult:
@@ -247,36 +231,6 @@ def _result(ions: Ions, walks: Walks) -> WalkResult:
     )  # fmt: skip
 
 
-def _plan(result: WalkResult, walks: Walks, goal: _Goal | None) -> list[float]:
-    """Return for each structure what is next: _STOP, _LONGER, or how many times its walkers are to join them."""
-    if goal is None:
-        return [_STOP] * len(walks.index)
-    plan, W = [], walks.start.shape[1]
-    relative = (result.mean_error / result.mean.clamp_min(1e-300) / goal.rtol).tolist()
-    # The last windows are the noisiest: twice the time then brings more than twice the walkers.
-    late = ((result.lag > 0.4 * result.time[:, None]) & (result.standard_error > 0)).any(1).tolist()
-    rows = zip(relative, result.mean.tolist(), result.reason, result.attempts.tolist(), late, strict=True)
-    for times, mean, reason, attempts, last in rows:
-        step: float
-        if reason in TIME:
-            step = _LONGER
-        elif reason:
-            step = 1.0
-        elif mean == 0 or times <= 1:
-            step = _STOP
-        elif last:
-            step = _LONGER
-        else:
-            step = next((x for x in _JOIN if 1 + x >= times**2), _JOIN[-1])
-        each, count = attempts // W, W
-        if step == _LONGER:
-            each *= 2
-        else:
-            count += math.ceil(step * W)
-        plan.append(_STOP if each * count > goal.max_attempts or each >= _LONGEST else step)
-    return plan
-
-
 def _select(batch: _Batch, rows: Tensor) -> _Batch:
     """Return some structures of a result or of walks."""
     fields: dict[str, Any] = {
@@ -286,7 +240,7 @@ def _select(batch: _Batch, rows: Tensor) -> _Batch:
     return dataclasses.replace(batch, **fields)
 
 
-def _join(done: list[tuple[Tensor, WalkResult]], goal: _Goal | None) -> WalkResult:
+def _join(done: list[tuple[Tensor, WalkResult]], goal: Goal | None) -> WalkResult:
     """Return the results of all structures in their order; of automatic walks, note those that missed their goal."""
     order = torch.cat([index for index, _ in done]).argsort()
     parts = [vars(result) for _, result in done]

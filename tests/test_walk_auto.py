@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import gpuion
-from gpuion import hops, kmc
+from gpuion import automatic, hops, kmc
 
 
 def two_phase(shape=(1, 6, 6, 6), seed=3):
@@ -137,7 +137,7 @@ def test_a_walk_that_is_read_at_its_last_windows_goes_on_before_others_join():
         standard_error=torch.full((3, 3), 0.04),
     )  # fmt: skip
     walks = SimpleNamespace(index=torch.arange(3), start=torch.zeros(3, 64))
-    plan = kmc._plan(result, walks, kmc._Goal(rtol=0.02, max_attempts=10**9))
-    assert plan == [3.0, kmc._LONGER, kmc._STOP]  # four times the walkers halve an error
+    plan = automatic.next_steps(result, walks, automatic.Goal(rtol=0.02, max_attempts=10**9))
+    assert plan == [3.0, automatic.LONGER, automatic.STOP]  # four times the walkers halve an error
     result.standard_error = torch.zeros(3, 3)  # an axis on which nothing moves says nothing of that
-    assert kmc._plan(result, walks, kmc._Goal(rtol=0.02, max_attempts=10**9))[1] == 3.0
+    assert automatic.next_steps(result, walks, automatic.Goal(rtol=0.02, max_attempts=10**9))[1] == 3.0
