@@ -11,7 +11,7 @@ with it, and get what they prepared of the structure once for all epochs.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import permutations
 
 import torch
@@ -34,39 +34,9 @@ from gpuion.errors import GpuionError
 from gpuion.kernels.reference import Stream, philox, pick
 from gpuion.models import Model
 from gpuion.predictor import Predictor
-from gpuion.voxels import voxelize
+from gpuion.samples import AT_ONCE, Samples, held, images, prepared  # noqa: F401, names of this module, too
 
-_EVALUATE = 32  # most structures a batch when only predicting
-_KEPT = 4 * 2**30  # most bytes of prepared structures; more are prepared batch by batch
-_NUMBERS = 2**28  # most values of a layer then: a gigabyte, and far from 2³¹, where a tensor's 32-bit indices end
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Samples:
-    """What a model learns from: centers float32 [n, N, 3], D* float32 [n], id int64 [n], and the cell.
-
-    If known, `axes` float32 [n, 3] holds D* along x, y and z; `inputs` holds what a model prepared, see `prepared`.
-    """
-
-    centers: Tensor
-    target: Tensor
-    id: Tensor
-    box: float
-    diameter: float
-    voxels: int
-    axes: Tensor | None = None
-    inputs: tuple[Tensor, ...] | None = None
-
-    def __len__(self) -> int:
-        """Return the number of structures."""
-        return len(self.centers)
-
-    def to(self, device: torch.device | str) -> "Samples":
-        """Return the same structures on another device."""
-        moved = {name: getattr(self, name).to(device) for name in ("centers", "target", "id")}
-        axes = None if self.axes is None else self.axes.to(device)
-        inputs = None if self.inputs is None else tuple(x.to(device) for x in self.inputs)
-        return dataclasses.replace(self, **moved, axes=axes, inputs=inputs)
+_NUMBERS = 2**28  # most values of a layer in predicting: a gigabyte, far from 2³¹, where 32-bit indices end
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,43 +106,7 @@ def augmented(samples: Samples, index: Tensor, epoch: int, plan: Plan, *, turn: 
         mirror = torch.stack([pick(draw[1] << k & 0xFFFFFFFF, 2) for k in range(3)], -1) == 1
         centers = centers.gather(2, axes[:, None].expand_as(centers))
         centers = torch.where(mirror[:, None], samples.box - centers, centers)
-    return _images(samples, centers)
-
-
-def _images(samples: Samples, centers: Tensor) -> Tensor:
-    return voxelize(centers, box=samples.box, diameter=samples.diameter, voxels=samples.voxels)
-
-
-@torch.no_grad()
-def prepared(net: Model, samples: Samples) -> Samples:
-    """Return the structures with what the model makes of them once for all epochs; of image models as they are."""
-    if not isinstance(net, Predictor) or not len(samples):
-        return samples
-    parts, size = [], 0
-    with net.alone():
-        for some in samples.centers.split(_EVALUATE):
-            parts.append(net.prepare(some, samples.box, samples.diameter))
-            size += sum(x.numel() * x.element_size() for x in parts[-1])
-            if size > _KEPT:
-                return samples
-    return dataclasses.replace(samples, inputs=tuple(map(_padded, zip(*parts, strict=True))))
-
-
-def _padded(parts: Sequence[Tensor]) -> Tensor:
-    """Return tensors [b, …] as one, filled up with zeros to the longest of each dimension."""
-    shape = [max(lengths) for lengths in zip(*(x.shape[1:] for x in parts), strict=True)]
-    whole = parts[0].new_zeros(sum(map(len, parts)), *shape)
-    at = 0
-    for x in parts:
-        whole[(slice(at, at + len(x)), *map(slice, x.shape[1:]))] = x
-        at += len(x)
-    return whole
-
-
-def _held(net: Predictor, samples: Samples, index: Tensor) -> tuple[Tensor, ...]:
-    if samples.inputs is not None:
-        return tuple(x[index] for x in samples.inputs)
-    return net.prepare(samples.centers[index], samples.box, samples.diameter)
+    return images(samples, centers)
 
 
 def calibrate(net: Model, samples: Samples) -> None:
@@ -180,7 +114,7 @@ def calibrate(net: Model, samples: Samples) -> None:
     if isinstance(net, Predictor):
         some = torch.arange(min(256, len(samples)), device=samples.target.device)
         with net.alone():
-            net.calibrate(samples.target, _held(net, samples, some))
+            net.calibrate(samples.target, held(net, samples, some))
     else:
         net.calibrate(samples.target)
 
@@ -188,7 +122,7 @@ def calibrate(net: Model, samples: Samples) -> None:
 def step(net: nn.Module, bare: Model, samples: Samples, index: Tensor, epoch: int, plan: Plan) -> tuple[Tensor, ...]:
     """Return D* [B] and the loss of each structure [B]."""
     if isinstance(bare, Predictor):
-        found = net(*_held(bare, samples, index))
+        found = net(*held(bare, samples, index))
         if not bare.per_axis:
             return found, bare.loss(found, samples.target[index])
         if samples.axes is None:
@@ -262,10 +196,10 @@ def estimate(net: Model, samples: Samples, world: World | None = None) -> tuple[
     for index in list(torch.arange(len(samples), device=value.device).split(together))[rank::size]:
         if isinstance(net, Predictor):
             with net.alone():
-                found, spread = net.estimate(*_held(net, samples, index))
+                found, spread = net.estimate(*held(net, samples, index))
             found = found.mean(-1) if net.per_axis else found
         else:
-            found, spread = net.estimate(_images(samples, samples.centers[index]))
+            found, spread = net.estimate(images(samples, samples.centers[index]))
         value[:, index] = torch.stack([found.double(), spread.double()])
     if size > 1:
         dist.all_reduce(value)
@@ -276,9 +210,9 @@ def estimate(net: Model, samples: Samples, world: World | None = None) -> tuple[
 def features(net: Predictor, samples: Samples) -> Tensor:
     """Return the features of structures that a model tells its doubt by, [n, C]."""
     net.eval()
-    parts = torch.arange(len(samples), device=samples.centers.device).split(_EVALUATE)
+    parts = torch.arange(len(samples), device=samples.centers.device).split(AT_ONCE)
     with net.alone():
-        return torch.cat([net.features(*_held(net, samples, index)) for index in parts])
+        return torch.cat([net.features(*held(net, samples, index)) for index in parts])
 
 
 def _together(net: nn.Module, voxels: int) -> int:
@@ -288,11 +222,11 @@ def _together(net: nn.Module, voxels: int) -> int:
     """
     arguments = getattr(net, "arguments", None)
     if arguments is None or "boundary" not in arguments:
-        return _EVALUATE
+        return AT_ONCE
     periodic = arguments["boundary"] == "periodic"
     edge = voxels * (3 if arguments["boundary"] == "tiled" else 1)
     width = arguments["widths"][0] / (arguments["pool"] ** 3 if periodic else 1)
-    return max(1, min(_EVALUATE, int(_NUMBERS // (max(1, width) * edge**3))))
+    return max(1, min(AT_ONCE, int(_NUMBERS // (max(1, width) * edge**3))))
 
 
 def parallel(net: Model, world: World) -> Model | DistributedDataParallel:

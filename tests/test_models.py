@@ -160,7 +160,7 @@ def test_prepared_or_not_and_checkpoint_round_trip(name, tmp_path):
 
 def test_structures_beyond_the_limit_are_prepared_batch_by_batch(monkeypatch):
     data, net = samples(), model("network")
-    monkeypatch.setattr(training, "_KEPT", 1000)
+    monkeypatch.setattr("gpuion.samples._KEPT", 1000)
     assert training.prepared(net, data).inputs is None
 
 

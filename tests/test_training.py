@@ -135,12 +135,12 @@ def test_training_learns_a_simple_rule(boundary):
 
 
 def test_prediction_does_not_depend_on_the_batch(monkeypatch):
-    images = training._images
-    monkeypatch.setattr(training, "_images", lambda *args: images(*args).double())
+    images = training.images
+    monkeypatch.setattr(training, "images", lambda *args: images(*args).double())
     net, data = small_net().double(), samples()
     torch.nn.init.ones_(net.hidden.bias)  # as drawn, no unit of the small layer is on
     together = training.predict(net, data)
-    monkeypatch.setattr(training, "_EVALUATE", 2)
+    monkeypatch.setattr(training, "AT_ONCE", 2)
     apart = training.predict(net, data)
     # Convolutions may sum in another order in another batch: two layers of up to 27 · 4 float64 products of order 1, a
     # mean of 27 cells and two small layers, 500 · 1.1e-16 at worst. In float32 that would hide errors of 1e-5.
