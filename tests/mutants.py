@@ -84,11 +84,13 @@ def _copy(value: object) -> object:
 
 def kinds() -> dict:
     """Return the kinds of files: for each, what makes the n-th in a folder and what reads it."""
+    import mutant_checksums
     import mutant_files
     import mutant_shards
+    import mutant_states
     import mutant_tensors
 
-    few = {**mutant_tensors.FEW, **mutant_files.FEW}
+    few = {**mutant_states.FEW, **mutant_files.FEW}
 
     def make(draw: random.Random, home: Path) -> tuple:
         name = draw.choice(sorted(few))
@@ -97,7 +99,7 @@ def kinds() -> dict:
 
     return {
         "shard": (mutant_shards.make, mutant_shards.read),
-        "forged": (mutant_shards.forge, mutant_shards.read),
+        "forged": (mutant_checksums.forge, mutant_shards.read),
         "checkpoint": (mutant_tensors.make_checkpoint, mutant_tensors.read_checkpoint),
         "other": (make, lambda what: few[what[0]][1](what[1])),
     }
