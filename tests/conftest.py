@@ -20,6 +20,15 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
+@pytest.fixture
+def single_thread():
+    """Small tensors: threads cost more than they give, most of all on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(params=[pytest.param("cuda", marks=pytest.mark.gpu), "rehearsal"])
 def real(request):
     """Whether the GPU is a real one; sizes depend on it."""

@@ -65,15 +65,6 @@ def toy(centers):
     return first + TABLE[2][site[:, 1, 2]] + TABLE[site[:, 0, 2], site[:, 1, 0]]
 
 
-@pytest.fixture
-def single_thread():
-    """Small tensors: threads cost more than they give, most of all on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.usefixtures("single_thread")
 @pytest.mark.parametrize("maximize", [True, False])
 def test_a_chain_at_fixed_temperature_samples_the_boltzmann_distribution(maximize):

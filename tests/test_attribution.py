@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 from test_models import BOX, DIAMETER, folder, model, placed
-from test_training import _one_thread  # noqa: F401, the fixture holds here too
 
 import gpuion
 from gpuion import training
 from gpuion.attribution import agreement, exact_pull, pull, saliency
 from gpuion.models import create
+
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 CELL = {"box": BOX, "diameter": DIAMETER}
 

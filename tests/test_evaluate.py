@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 from test_models import BOX, DIAMETER, ON_CENTERS, folder, model, placed
-from test_training import _one_thread  # noqa: F401, the fixture holds here too
 
 import gpuion
 from gpuion import evaluate, files, splits, training
 from gpuion.errors import CheckpointError, DatasetError
 from gpuion.models import MODELS, create
+
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 KINDS = np.array(["random", "gapped", "chained", "gapped"])
 

@@ -10,13 +10,15 @@ import pytest
 import torch
 from test_models import folder
 from test_train_script import script, write_folder
-from test_training import ALONE, PLAN, _one_thread, samples, small_net  # noqa: F401, the fixture holds here too
+from test_training import ALONE, PLAN, samples, small_net
 
 import gpuion
 from gpuion import acceleration, fitting, measures, memory, throughput, training
 from gpuion.errors import CheckpointError, ConfigError, DatasetError, GpuionError
 from gpuion.models import create
 from gpuion.training import Plan
+
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 
 def lines(out):

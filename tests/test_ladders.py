@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from test_annealing import toy
-from two_spheres import SCORES, boltzmann, single_thread, tempered  # noqa: F401, usefixtures finds it here
+from two_spheres import SCORES, boltzmann, tempered
 
 from gpuion.ladders import log_swap_rate, needed, pilot, spaced
 

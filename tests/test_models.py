@@ -8,7 +8,7 @@ from itertools import permutations, product
 import pytest
 import torch
 from test_train_script import script, write_folder
-from test_training import ROOT, _one_thread, torchrun  # noqa: F401, the fixture holds here too
+from test_training import ROOT, torchrun
 
 import gpuion
 from gpuion import baselines, scoring, training
@@ -16,6 +16,8 @@ from gpuion.distributed import World
 from gpuion.models import MODELS, create
 from gpuion.predictor import Predictor
 from gpuion.training import Plan, Samples
+
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 ON_CENTERS = [name for name in MODELS if name not in {"periodic", "tiled", "zero"}]

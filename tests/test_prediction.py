@@ -7,11 +7,12 @@ import pytest
 import torch
 from test_models import ALONE, BOX, DIAMETER, ON_CENTERS, folder, model, placed, samples
 from test_train_script import script
-from test_training import _one_thread  # noqa: F401, the fixture holds here too
 
 import gpuion
 from gpuion import files, fitting, scoring, training
 from gpuion.doubt import Doubt, reach
+
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 CELL = {"box": BOX, "diameter": DIAMETER}
 

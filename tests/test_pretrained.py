@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_training import _one_thread  # noqa: F401, the fixture holds here too
 
 import gpuion
 from gpuion import files
 from gpuion.checkpoints import PRETRAINED
+
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 DATA = Path(__file__).parent.parent / "data"
 

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from test_training import ROOT, _one_thread, torchrun  # noqa: F401, the fixture holds here too
+from test_training import ROOT, torchrun
 
 import gpuion
 from gpuion import dataset, rounds, training
@@ -16,6 +16,8 @@ from gpuion.checkpoints import load_checkpoint, save_checkpoint
 from gpuion.errors import CheckpointError, ConfigError
 from gpuion.labeling import label
 from gpuion.parts import divide
+
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 BOX, N = 35.0, 8
 DIAMETER = gpuion.sphere_diameter(91, 75.0, 0.1)

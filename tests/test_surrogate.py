@@ -7,14 +7,7 @@ import torch
 import gpuion
 from gpuion.layers import FeatureNorm, RadialSpectrum, TiedConv
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tiny layers lose more to waking threads than they win."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("single_thread")  # tiny layers lose more to waking threads than they win
 
 
 def images(B, V, seed=0):

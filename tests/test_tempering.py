@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_annealing import equal, lattice_start, run
 from test_scores import Told, plain
-from two_spheres import HEAT, SCORES, STATES, boltzmann, single_thread, tempered  # noqa: F401, usefixtures finds it here
+from two_spheres import HEAT, SCORES, STATES, boltzmann, tempered
 
 from gpuion.annealing import AnnealResult
 from gpuion.chains import load_state, save_state

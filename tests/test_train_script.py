@@ -10,10 +10,12 @@ import sys
 import numpy as np
 import pytest
 import torch
-from test_training import ROOT, _one_thread, torchrun  # noqa: F401, the fixture holds here too
+from test_training import ROOT, torchrun
 
 import gpuion
 from gpuion import dataset, training
+
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 IMAGES = ["--model", "periodic"]
 SMALL = ["--widths", "4", "4", "--hidden", "4", "--device", "cpu", "--batch", "4"]

@@ -21,15 +21,7 @@ from gpuion.training import Plan, Samples
 ROOT = Path(__file__).parent.parent
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 PLAN = Plan(epochs=4, batch=4, learning_rate=1e-2, seed=3)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tiny layers lose more to waking threads than they win."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("single_thread")  # tiny layers lose more to waking threads than they win
 
 
 def samples(n=11, V=15, seed=0):

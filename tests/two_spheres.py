@@ -2,7 +2,6 @@
 
 import itertools
 
-import pytest
 import torch
 from test_annealing import run, toy
 
@@ -23,11 +22,3 @@ def tempered(G, steps, *, heat=HEAT, **options):
         start, score=toy, box=3.0, diameter=1.0, cycles=1, steps=steps, temperature=heat, replicas=len(heat), samples=0,
         **options,
     )  # fmt: skip
-
-
-@pytest.fixture
-def single_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
