@@ -3,9 +3,11 @@
     python anneal.py --data runs/data --checkpoint runs/model/surrogate.pt --out runs/annealed
     torchrun --nproc-per-node 8 anneal.py --data runs/data --checkpoint runs/model/surrogate.pt
 
-The chains' best structures and others that they visited, uniform in predicted D* beyond the data's extreme,
-go to the exact solver and into shards: `train.py --data runs/data runs/annealed` learns from both. Stopped,
-the same command goes on from the last whole cycle and batch of labels. summary.json and traces.json say how it went.
+The chains' best structures and others that they visited, uniform in predicted D* beyond the extreme of the first
+--data folder, go to the exact solver and into shards: `train.py --data runs/data runs/annealed` learns from both.
+Stopped, the same command goes on from the last whole cycle and batch of labels. summary.json and traces.json say how it
+went.
+
 With --score exact the chains go by the exact solver itself: slow, for the last steps of the best ones. --objective is
 after a wanted D*, one axis or even axes; --exchange 6 lets six chains a run exchange temperatures instead of cooling;
 --rounds 4 trains the network on what was labelled, and anneals again.
@@ -129,7 +131,8 @@ def search(config: Config) -> None:
             count = run(config, world, data, net, goal)
             timing.tell(config.out, d, count=count, unit="proposals", began=began, world=world)
         results = {d: load_states(config.out.glob(f"state-{d}-*.pt")) for d in goals}
-        limits = {d: extreme(data, maximize=goal.maximize, objective=goal) for d, goal in goals.items()}
+        known = gpuion.open_dataset(config.data[:1])  # the original data; the other folders may be of annealing, too
+        limits = {d: extreme(known, maximize=goal.maximize, objective=goal) for d, goal in goals.items()}
         wanted = {"max": config.relabel, "min": config.relabel if config.relabel_min is None else config.relabel_min}
         chosen = [
             select(

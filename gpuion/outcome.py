@@ -13,7 +13,7 @@ from gpuion import files, ladders
 from gpuion.chains import AnnealResult
 from gpuion.dataset import Dataset, open_dataset, write_summary
 from gpuion.objectives import Objective, attained
-from gpuion.relabel import compare, winners, with_prediction
+from gpuion.relabel import beyond, compare, winners, with_prediction
 from gpuion.training import metrics
 
 _TRACES = ("ids", "trace", "best_trace", "acceptance")
@@ -29,7 +29,7 @@ def report(
     folder : Path
         With `ladder-<direction>.json` where groups of chains exchanged temperatures.
     results, goals, known
-        What each direction's chains found, what it was after, and the best of the data.
+        What each direction's chains found, what it was after, and the best of the original data.
     """
     found = open_dataset(sorted(folder.glob("shard-*.h5")))
     write_summary(folder, found)
@@ -70,6 +70,7 @@ def summarize(
             numbers["target"] = goal.target
         if replicas[d] > 1:
             numbers["swap_rates"] = swap_rates(results[d], replicas[d])
+        numbers["visited_beyond"], numbers["visited"] = beyond(results[d], known[d], maximize=goal.maximize)
         summary[d] = {**numbers, "structures": len(part), **errors(part)}
     return summary
 
@@ -96,6 +97,7 @@ def _tell(summary: dict[str, Any]) -> None:
         else:
             line = "best predicted {predicted:.4g}, exact {exact:.4g}; " if "predicted" in numbers else ""
             print(f"{d} of {{objective}}: {line}best exact {{best:.4g}}, the data's {{data:.4g}}".format(**numbers))
+        print(f"{d}: {{visited_beyond}} of {{visited}} visited structures lie beyond the data".format(**numbers))
         if "swap_rates" in numbers:
             print(f"{d}: neighbours exchanged temperatures at " + ", ".join(f"{p:.0%}" for p in numbers["swap_rates"]))
     whole = summary["all"]

@@ -100,6 +100,12 @@ def select(
     )
 
 
+def beyond(result: AnnealResult, limit: float, *, maximize: bool) -> tuple[int, int]:
+    """Return how many visited structures lie beyond `limit`, and how many there are, each counted as in `select`."""
+    score = result.visited_score[_candidates(result)]
+    return int((score > limit if maximize else score < limit).sum()), len(score)
+
+
 def winners(result: AnnealResult, replicas: int, *, maximize: bool) -> Tensor:
     """Return which chain of each group met the best structure, int64 [G]."""
     score = result.best_score.view(-1, replicas)

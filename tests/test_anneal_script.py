@@ -142,6 +142,26 @@ def test_starts_are_fresh_or_the_extremes(go, data):
     go("--start", "data")
 
 
+def test_what_is_labelled_lies_beyond_the_original_data(go, script, data, tmp_path, monkeypatch, capsys):
+    # Of two folders the first is the original: a second one of twice and half its D, as of annealing, sets no mark.
+    original, more = gpuion.open_dataset(data), tmp_path / "more"
+    factor = torch.tensor([2.0, 0.5] * 3, dtype=torch.float64)[:, None]
+    centers = gpuion.place("random", n_structures=6, n_particles=3, box=BOX, diameter=DIAMETER, seed=8)
+    more.mkdir()
+    wider = dataclasses.replace(original, centers=centers, diffusivity=original.diffusivity * factor)
+    write_shard(more / "shard-00000.h5", wider, seed=8)
+    limits, real = [], script.select
+    monkeypatch.setattr(script, "select", lambda *args, **given: limits.append(given["limit"]) or real(*args, **given))
+    out = go("--data", str(data), str(more), "--minimize")
+    assert limits == [float(original.d_star.min())]
+    summary = json.loads((out / "summary.json").read_text())["min"]
+    score = script.load_states(out.glob("state-min-*.pt")).visited_score
+    assert summary["data"] == limits[0]
+    assert summary["visited_beyond"] <= summary["visited"] <= score.numel()
+    assert (summary["visited_beyond"] == summary["visited"]) is bool((score < limits[0]).all())
+    assert "{visited_beyond} of {visited} visited".format(**summary) in capsys.readouterr().out
+
+
 def test_on_the_exact_solver_nothing_is_predicted(go, data, capsys):
     out = go(
         "--score", "exact", "--checkpoint", "", "--cycles", "2", "--steps", "8", "--start", "data", "--relabel", "0"
@@ -151,7 +171,7 @@ def test_on_the_exact_solver_nothing_is_predicted(go, data, capsys):
     summary, traces = (json.loads((out / name).read_text()) for name in ("summary.json", "traces.json"))
     assert summary["all"] == {"structures": 4}
     for d, most in (("max", max), ("min", min)):
-        assert set(summary[d]) == {"exact", "best", "data", "ratio", "structures"}
+        assert set(summary[d]) == {"exact", "best", "data", "ratio", "structures", "visited", "visited_beyond"}
         best = most(found.d_star[torch.from_numpy(found.family == f"annealed-{d}")].tolist())
         assert summary[d]["exact"] == summary[d]["best"] == best
         # Both are solves of the same labels to a relative 1e-2, the one alone and the other among chains: equal bits.

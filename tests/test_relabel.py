@@ -8,7 +8,7 @@ import torch
 from test_annealing import lattice_start, run, wave
 
 from gpuion.dataset import Dataset
-from gpuion.relabel import compare, pick_uniform, select, with_prediction
+from gpuion.relabel import beyond, compare, pick_uniform, select, with_prediction
 
 
 @pytest.mark.parametrize("maximize", [True, False])
@@ -77,3 +77,14 @@ def test_what_no_network_predicted_is_not_compared(maximize, named):
     some = dataclasses.replace(found, predicted=torch.tensor([torch.nan, named[0], torch.nan], dtype=torch.float64))
     expected |= {"predicted": named[0], "exact": named[1]}
     assert compare(some, 0.5, maximize=maximize) == pytest.approx(expected, rel=1e-15)
+
+
+@pytest.mark.parametrize("maximize", [True, False])
+def test_those_beyond_are_counted_as_they_are_chosen(maximize):
+    result = run(lattice_start(3, 8, 12, 3), steps=30, samples=30, maximize=maximize)
+    limit = float(result.visited_score.median())
+    some, number = beyond(result, limit, maximize=maximize)
+    everything = select(result, 10**6, limit=limit, maximize=maximize).predicted[3:]
+    assert number == len(everything)
+    assert some == int((everything > limit if maximize else everything < limit).sum())
+    assert 0 < some < number
