@@ -13,12 +13,13 @@ TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo study search paper docs test lint clean
+.PHONY: help install demo study search schedule paper docs test lint clean
 
 help:
 	@echo "make demo   the whole path at laptop size: place, solve, learn, anneal, report ($(DEMO)/report.html)"
 	@echo "make study  what data/ holds (but data/annealed), remade or completed; STUDY=runs/study makes it elsewhere"
 	@echo "make search searches for the best and the worst conductor, side by side ($(SEARCH)/compare.md)"
+	@echo "make schedule the paper's whole annealing schedule, ten chains each way, to join make search ($(SEARCH))"
 	@echo "make paper  every figure and table of the paper, from the study in FROM=data ($(PAPER)/paper.md)"
 	@echo "make docs   the documentation as pages, in site/"
 	@echo "make test   lint, type check, documentation and tests"
@@ -87,6 +88,18 @@ BEGIN := --start data --chains 5 --samples 20
 NEAR := $(BEGIN) --cycles 5 --steps 120 --temperature 5e-3 --cooling 0.5 --relabel 30
 MET = $(SEARCH)/round-1 $(SEARCH)/designs $(SEARCH)/from-designs
 FIRST = --checkpoint $(SEARCH)/model-1/surrogate.pt
+CLIMB = $(BIN)/python -m gpuion.climb
+POLISH := --start data --steps 24 --stride 0.5
+CLIMBED = $(SEARCH)/climbed-up $(SEARCH)/climbed-down
+WHOLE = $(patsubst %/dataset.json,%,$(wildcard $(SEARCH)/paper-full-*/dataset.json))
+
+# The paper's whole schedule on the network that comes with gpuion, ten chains each way: some 25 and 45 minutes of a core.
+# What it found joins `make search`.
+TEN := --chains 10 --steps 2500 --relabel 90 --seed 1
+
+schedule: install
+	$(BIN)/python anneal.py $(TEN) --maximize --cycles 50 --data $(STUDY)/study --out $(SEARCH)/paper-full-up
+	$(BIN)/python anneal.py $(TEN) --minimize --cycles 100 --data $(STUDY)/study --out $(SEARCH)/paper-full-down
 
 search: install
 	$(BIN)/python train.py --preset study --seed 1 --data $(STUDY)/study --out $(SEARCH)/model-1
@@ -103,18 +116,16 @@ search: install
 	  --out $(SEARCH)/model-2
 	$(BIN)/python anneal.py $(NEAR) --data $(STUDY)/study $(MET) --checkpoint $(SEARCH)/model-2/surrogate.pt --seed 1 \
 	  --out $(SEARCH)/round-2
-	$(BIN)/python -m gpuion.climb --data $(STUDY)/study --out $(SEARCH)/climbed
-	$(BIN)/python -m gpuion.climb --data $(STUDY)/study $(SEARCH)/paper-up --start data --runs 1 --steps 24 --stride 0.5 \
-	  --out $(SEARCH)/polished-rule
-	$(BIN)/python -m gpuion.climb --data $(STUDY)/study $(SEARCH)/designs --start data --runs 3 --steps 24 --stride 0.5 \
-	  --out $(SEARCH)/polished-up
-	$(BIN)/python -m gpuion.climb --data $(STUDY)/study $(SEARCH)/designs --start data --runs 2 --steps 16 --stride 0.5 \
-	  --minimize --out $(SEARCH)/polished-down
+	$(CLIMB) --data $(STUDY)/study --steps 64 --out $(SEARCH)/climbed-up
+	$(CLIMB) --data $(STUDY)/study --steps 64 --minimize --out $(SEARCH)/climbed-down
+	$(CLIMB) --data $(STUDY)/study $(SEARCH)/paper-up $(POLISH) --out $(SEARCH)/polished-rule
+	$(CLIMB) --data $(STUDY)/study $(SEARCH)/designs $(POLISH) --out $(SEARCH)/polished-up
+	$(CLIMB) --data $(STUDY)/study $(SEARCH)/designs $(POLISH) --minimize --out $(SEARCH)/polished-down
 	$(BIN)/python -m gpuion.compare $(STUDY)/study --finer 2 3 --out $(SEARCH) --runs $(SEARCH)/paper-up \
-	  $(SEARCH)/paper-down $(SEARCH)/from-ascent $(MET) $(SEARCH)/round-2 $(SEARCH)/climbed \
-	  $(SEARCH)/polished-rule $(SEARCH)/polished-up $(SEARCH)/polished-down
-	$(BIN)/python -m gpuion.dataset merge $(SEARCH)/paper-up $(SEARCH)/paper-down $(SEARCH)/round-1 \
-	  $(SEARCH)/from-ascent $(SEARCH)/designs $(SEARCH)/climbed $(SEARCH)/polished-rule $(SEARCH)/polished-up \
+	  $(SEARCH)/paper-down $(SEARCH)/from-ascent $(MET) $(SEARCH)/round-2 $(CLIMBED) \
+	  $(SEARCH)/polished-rule $(SEARCH)/polished-up $(SEARCH)/polished-down $(WHOLE)
+	$(BIN)/python -m gpuion.dataset merge $(WHOLE) $(SEARCH)/paper-up $(SEARCH)/paper-down $(SEARCH)/round-1 \
+	  $(SEARCH)/from-ascent $(SEARCH)/designs $(CLIMBED) $(SEARCH)/polished-rule $(SEARCH)/polished-up \
 	  $(SEARCH)/polished-down --out $(SEARCH)/annealed
 
 # The paper's figures and tables for the study. Every stage goes on where it was stopped and is left alone once it is

@@ -83,7 +83,9 @@ def write(data: Dataset, runs: Sequence[Found], finer: Sequence[int]) -> tuple[s
     """Return the tables in Markdown and the figures by name."""
     all_found = [Found(name="data", data=data, traces={}), *runs]
     ends = extremes(all_found)
-    parts = [table(REACHED, [reached(found) for found in all_found])]
+    families = dict.fromkeys(data.family.tolist())
+    parted = [Found(name=f"data, {name}", data=_of_family(data, name), traces={}) for name in families]
+    parts = [table(REACHED, [reached(found) for found in [all_found[0], *parted, *runs]])]
     errors = [row for found in runs for row in missed(found)]
     if errors:
         parts.append(table(ERRORS, errors))
@@ -114,6 +116,10 @@ def write(data: Dataset, runs: Sequence[Found], finer: Sequence[int]) -> tuple[s
     if points:
         figures["predicted"] = search_panels.predicted(points)
     return "\n\n".join(parts) + "\n", figures
+
+
+def _of_family(data: Dataset, name: str) -> Dataset:
+    return data.subset(torch.from_numpy(data.family == name))
 
 
 def at(data: Dataset, i: int) -> Dataset:

@@ -113,6 +113,11 @@ def test_searches_are_compared_by_exact_labels_alone(tiny_study, tmp_path, monke
     D = (found.mean_diffusivity / data.d_reference).numpy()
     reached, both, up, down = cells(text, "round")
     assert cells(text, "data")[0][1:4:2] == ["6", "–"]
+    for family in set(data.family):
+        of = data.d_star[torch.from_numpy(data.family == family)]
+        row = cells(text, f"data, {family}")[0]
+        assert row[1] == str(len(of))
+        assert [float(row[2]), float(row[4])] == pytest.approx([float(of.max()), float(of.min())], abs=1e-4)
     assert float(reached[2]) == pytest.approx(D[:5].max(), abs=1e-4)
     assert float(reached[4]) == pytest.approx(D[5:].min(), abs=1e-4)
     assert [float(x) for x in reached[3].split(", ")] == pytest.approx(
