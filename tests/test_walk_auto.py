@@ -1,5 +1,6 @@
 """Walks that go on until they know enough: the same walk as one of that length, honest at their limit, alone or not."""
 
+import contextlib
 import math
 from types import SimpleNamespace
 
@@ -93,6 +94,29 @@ def test_a_limit_holds_from_the_start():
     run = gpuion.walk(two_phase(), walkers=101, time="auto", **fine)  # half of 101 more would be 51
     assert int(run.attempts) <= fine["max_attempts"]
     assert gpuion.walk(medium, walkers=3, time=5.0, max_attempts=1).walkers.tolist() == [3, 3]  # not of auto walks
+
+
+def test_a_walk_begins_with_eight_relaxation_times_of_its_longest_edge():
+    labels, each = torch.zeros(1, 2, 100, 3, dtype=torch.uint8), 6 * 8 * (100 / (2 * math.pi)) ** 2  # six k_max a time
+    for unit in (1e-9, 1.0, 1e9):
+        medium = gpuion.Medium(labels, torch.tensor([unit]), torch.zeros(1))
+        with pytest.raises(ValueError, match=f"2 walkers make {2 * 256 * math.ceil(each / 256)} attempts to begin"):
+            gpuion.walk(medium, walkers=2, time="auto", max_attempts=1)
+
+
+@pytest.mark.parametrize(("length", "message"), [(42_000, "attempts to begin"), (42_100, "more than 2³¹ attempts")])
+def test_a_walker_makes_fewer_than_two_billion_attempts(length, message):
+    # 48 (L / 2π)² is 2³¹ at a length of 42 027 sites.
+    line = gpuion.Medium(torch.zeros(1, 1, 1, length, dtype=torch.uint8), torch.ones(1), torch.zeros(1))
+    with pytest.raises(ValueError, match=message):
+        gpuion.walk(line, walkers=2, time="auto", max_attempts=1)
+
+
+def test_a_structure_of_more_sites_than_32_bits_with_a_sign_count_is_refused():
+    for edge, large in ((2047, False), (2048, True)):
+        medium = SimpleNamespace(labels=torch.empty(1, edge, 1024, 1024, dtype=torch.uint8, device="meta"))
+        with pytest.raises(ValueError, match="at most 2³¹ − 1") if large else contextlib.nullcontext():
+            kmc._check(medium, 1.0, 0.02, 1e10)
 
 
 @pytest.mark.parametrize("seed", range(6))
