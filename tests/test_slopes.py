@@ -116,6 +116,19 @@ def test_every_axis_waits_for_the_longest_edge_to_relax():
         assert run.lag.tolist() == [[least] * 3]
 
 
+def test_only_windows_after_a_pair_speak_against_it():
+    # Slopes of all walkers rise by as much from window to window, so even the least difference counts: a pair leads to
+    # more than either of its own windows, and to less than any later one. Here the first pair has not relaxed.
+    rise, spread = 0.01 * torch.arange(5.0).double(), torch.linspace(-20, 20, 100).double()
+    windows = (50 + rise[:, None, None] + spread).expand(1, 5, 3, 100)
+    ends = windows[:, 1:] + 0.01 * slopes.AHEAD
+    doubts, error = torch.full((1, 4, 3), 0.01 / math.sqrt(12)).double(), slopes._standard_error(windows)
+    lags, leads = torch.tensor([[2.0, 4.0, 8.0, 16.0, 32.0]]).double(), torch.ones(1, 3, dtype=torch.bool)
+    edge = 2 * math.pi * math.sqrt(50 * 1.5)  # relaxed after 1.5 checkpoints: windows from a lag of 3 on
+    first, _ = slopes._settle(windows, ends, doubts, error, lags, torch.full((3,), edge), leads)
+    assert first.tolist() == [[1, 1, 1]]
+
+
 def test_nothing_is_read_only_where_it_is_known_to_a_hundredth_of_the_fastest_axis():
     one, small = torch.ones(1, dtype=torch.float64), torch.full((3,), 5.0, dtype=torch.float64)
     leads = torch.ones(1, 3, dtype=torch.bool)
