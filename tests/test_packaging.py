@@ -1,6 +1,7 @@
-"""A wheel in an empty folder works as the source tree does."""
+"""A wheel in an empty folder works as the source tree does, and the sdist is that tree."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,26 +29,52 @@ print(float(gpuion.load_surrogate().predict(50 * centers / 16, box=50.0, diamete
 
 def run(*command, cwd, **env):
     return subprocess.run(
-        command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, check=False, timeout=300
+        command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, check=False, timeout=1200
     )
 
 
-def test_a_wheel_works_in_an_empty_folder(tmp_path):
-    site, empty, source = (tmp_path / name for name in ("site", "empty", "source"))
-    empty.mkdir()
-    source.mkdir()
-    for name in ("gpuion", "kernels"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    command = [sys.executable, "-m", "build", "--sdist", "--wheel", "--no-isolation", "--outdir", str(tmp_path)]
-    built = run(*command, cwd=source)
-    assert built.returncode == 0, built.stdout + built.stderr
-    (wheel,), (sdist,) = tmp_path.glob("gpuion-*.whl"), tmp_path.glob("gpuion-*.tar.gz")
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The clone's files, and sdist and wheel made of them."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("what belongs to a clone is known to git alone")
+    source, made = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
+    listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", cwd=ROOT).stdout
+    names = {name for name in listed.split("\0") if (ROOT / name).is_file()}
+    for name in names:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, source / name)
+    command = [sys.executable, "-m", "build", "--sdist", "--wheel", "--no-isolation", "--outdir", str(made)]
+    done = run(*command, cwd=source)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "is absent from the `packages` configuration" not in done.stdout + done.stderr
+    version = gpuion.__version__
+    return names, made / f"gpuion-{version}.tar.gz", made / f"gpuion-{version}-py3-none-any.whl"
+
+
+def test_the_sdist_is_the_whole_clone(built):
+    names, sdist, _ = built
     with tarfile.open(sdist) as archive:
-        for part in ("pretrained/network.pt", "web/viewer.js", "web/3Dmol-min.js", "web/3Dmol-LICENSE.txt"):
-            assert any(name.endswith(f"gpuion/{part}") for name in archive.getnames()), part
-    installed = run(sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(site), str(wheel), cwd=empty)
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"simulate.py", "tests/conftest.py", "kernels/walk.py", "gpuion/pretrained/network.pt"} <= names
+    assert names - held == set()
+
+
+def test_a_registry_would_take_both(built):
+    pytest.importorskip("twine", reason="comes with the extra test")
+    checked = run(sys.executable, "-m", "twine", "check", "--strict", *map(str, built[1:]), cwd=ROOT)
+    assert (checked.returncode, checked.stdout.count("PASSED")) == (0, 2), checked.stdout + checked.stderr
+
+
+def test_the_citation_has_the_version_of_the_package():
+    cited = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert cited[1] == gpuion.__version__
+
+
+def test_a_wheel_works_in_an_empty_folder(built, tmp_path):
+    site, empty = tmp_path / "site", tmp_path / "empty"
+    empty.mkdir()
+    installed = run(sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(site), built[2], cwd=empty)
     assert installed.returncode == 0, installed.stderr
     used = run(sys.executable, "-W", "ignore", "-c", USE, cwd=empty, PYTHONPATH=str(site))
     assert used.returncode == 0, used.stderr
