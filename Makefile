@@ -165,6 +165,7 @@ $(VENV)/.docs: $(VENV)/.installed
 test: lint docs
 	$(BIN)/python -m coverage run -m pytest
 	$(BIN)/python -m coverage report
+	$(BIN)/python tests/branches.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -3,6 +3,8 @@
 Tests that ask for `real` run twice: on a GPU, and without one at a tiny size on a pretended one.
 """
 
+from collections import Counter
+
 import pytest
 import torch
 from cells import SIGMA
@@ -18,6 +20,13 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Tell why tests were skipped, a line a reason: pytest's own -rs has one a file."""
+    reasons = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", []))
+    for reason, number in reasons.most_common():
+        terminalreporter.write_line(f"skipped {number}: {reason.removeprefix('Skipped: ')}")
 
 
 @pytest.fixture
