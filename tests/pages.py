@@ -1,4 +1,4 @@
-"""The blocks of README.md and of the pages in docs/, and how tests run them.
+"""The blocks of README.md, CONTRIBUTING.md and the pages in docs/, and how tests run them.
 
 A block of commands whose first line says `# takes 20 s` is for the slow tests, one that says `# takes 4 minutes` (or
 hours) for nobody: its commands are only parsed. All others run. A block of `text` after one of these is its output.
@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import dataclasses
 import io
+import itertools
 import re
 import runpy
 import shlex
@@ -25,7 +26,8 @@ from gpuion.config import _flags
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
-    str(path.relative_to(ROOT)): path.read_text() for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 }
 _NUMBER = r"[-+−]?\d[\d.]*(?:e[-+]?\d+)?"
 
@@ -74,7 +76,7 @@ class Parsed(Exception):  # noqa: N818, no error
 
 def target(words):
     """Return the script or module of a command, and its arguments; None if it is none of Python's."""
-    words = list(words)
+    words = list(itertools.dropwhile(lambda word: re.match(r"[A-Z_]+=", word), words))
     if words[0] == "torchrun":
         at = next(k for k, word in enumerate(words) if word.endswith(".py"))
         return words[at], words[at + 1 :]

@@ -1,4 +1,4 @@
-"""Every block of README.md and docs/ runs, prints what the page shows, and has only flags that its script knows."""
+"""Every block of a page runs, prints what the page shows, and has only flags that its script knows."""
 
 import contextlib
 import io
@@ -64,6 +64,16 @@ def test_the_blocks_of_a_page_run(page, runs, tmp_path, monkeypatch):
         if not block.takes:
             # What pages show to three digits; tutorials find smaller runs here than those that they show.
             check(block, page, names, tolerance=None if page in TUTORIALS else 0.02)
+
+
+def test_the_way_of_the_readme_runs_on_less(tmp_path, monkeypatch):
+    monkeypatch.chdir(link_data(tmp_path))
+    (block,) = (block for block in blocks(PAGES["README.md"]) if "simulate.py" in block.text and block.takes)
+    with contextlib.redirect_stdout(io.StringIO()):
+        for words in block.commands:
+            start([*words, *SMALL[target(words)[0]].split()])
+    assert {path.parent.name for path in tmp_path.glob("runs/*/run.json")} == {"data", "model", "annealed", "again"}
+    assert (tmp_path / "runs/again/surrogate.pt").is_file()
 
 
 @pytest.mark.slow
