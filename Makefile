@@ -40,10 +40,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 # Place and solve; learn; anneal and solve again; learn from that; anneal once more; take the last steps on the exact
-# solver; learn by the paper's ways, to compare; show. Each stage can be stopped and goes on where it was.
+# solver; learn by the paper's ways, to compare, and once more from what annealing met; label test structures with fewer and
+# with more spheres, to try the networks on; show. Each stage can be stopped and goes on where it was.
 LAPTOP := --preset laptop
 TRAIN := $(BIN)/python train.py $(LAPTOP)
 EPOCHS := --epochs 60 --batch 32 --learning-rate 3e-3
+OTHER = $(BIN)/python simulate.py $(LAPTOP) --source $(DEMO)/dataset --of test --structures 60
 
 demo: install
 	$(BIN)/python simulate.py $(LAPTOP) --out $(DEMO)/dataset
@@ -61,7 +63,11 @@ demo: install
 	cp $(DEMO)/model-2/surrogate.pt $(DEMO)/surrogate.pt
 	$(TRAIN) --data $(DEMO)/dataset --model nearest $(EPOCHS) --out $(DEMO)/nearest
 	$(TRAIN) --data $(DEMO)/dataset --model pairs $(EPOCHS) --out $(DEMO)/pairs
-	$(TRAIN) --data $(DEMO)/dataset --model periodic --epochs 10 --learning-rate 1e-2 --out $(DEMO)/cnn
+	$(TRAIN) --data $(DEMO)/dataset --model periodic --epochs 10 --learning-rate 1e-2 --out $(DEMO)/cnn-1
+	$(TRAIN) --data $(DEMO)/dataset $(DEMO)/round-1 --model periodic --epochs 3 --learning-rate 1e-3 \
+	  --checkpoint $(DEMO)/cnn-1/surrogate.pt --out $(DEMO)/cnn-2
+	$(OTHER) --particles 14 --out $(DEMO)/phi-0.05
+	$(OTHER) --particles 41 --out $(DEMO)/phi-0.15
 	$(BIN)/python -m gpuion.report $(DEMO)
 
 # The paper's arrangements at one site a voxel, then some of them on finer lattices, with walks, and with fewer and more
