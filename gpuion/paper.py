@@ -23,7 +23,7 @@ from gpuion.config import Parser
 from gpuion.errors import run_script
 from gpuion.markup import count
 from gpuion.paper_sections import STAGES, Figures
-from gpuion.study import Memory, Study, load
+from gpuion.study import Remembered, Study, load
 from gpuion.survey import table
 
 FORMATS = ("png", "pdf")
@@ -58,7 +58,7 @@ def write(
         If a network of the run is damaged or cannot take its cell.
     """
     out = out or run.path
-    memory = Memory(run.path / "paper" / "memory.pt")
+    memory = Remembered(run.path / "paper" / "memory.pt")
     study = load(run, memory)
     numbers, figures = collect(study, memory)
     folder = out / "paper"
@@ -76,7 +76,7 @@ def write(
     return rows, pictures
 
 
-def collect(study: Study, memory: Memory) -> tuple[dict[str, Any], Figures]:
+def collect(study: Study, memory: Remembered) -> tuple[dict[str, Any], Figures]:
     """Return the numbers of all sections, as JSON values, and their figures in the order of the page."""
     numbers: dict[str, Any] = {}
     figures: Figures = {}

@@ -23,7 +23,7 @@ from gpuion.errors import CheckpointError
 from gpuion.labeling import label
 from gpuion.predictor import logarithm
 from gpuion.radial import pair_distribution
-from gpuion.study import Memory, Pair, Study
+from gpuion.study import Pair, Remembered, Study
 from gpuion.survey import touching
 from gpuion.training import metrics
 from gpuion.two_point import cluster_correlation, lineal_path, phase_correlation
@@ -74,12 +74,13 @@ def components(g: Tensor, d_star: np.ndarray, annealed: np.ndarray) -> Component
     return Components(found=found, d_star=d_star, annealed=annealed, pearson=pearson)
 
 
-def two_point(study: Study, memory: Memory) -> dict[str, dict[str, Any]]:
+def two_point(study: Study, memory: Remembered) -> dict[str, dict[str, Any]]:
     """Return g(r) and other two-point functions of the same structures, and how much each tells of D.
 
-    Of each: `curves` [n, K], `share` of the variance and |R| with D of its first two principal components, and error
-    and R of ridge regression of log D* on it, learnt from the training part, on the test part. All end where the
-    shortest of them does, half the box.
+    Of each: its mean over the tenths of the lowest and highest D, `low` and `high` [K]; `share` of the variance and
+    |R| with D, `r`, of its first two principal components; error and R of ridge regression of log D* on it, learnt
+    from the training part, on the test part, `test`; and the number of `structures`. All end where the shortest of
+    them does, half the box.
     """
     data = study.run.data
     usable = torch.from_numpy(np.flatnonzero(data.settled.numpy() & (study.part != "validation")))
@@ -93,7 +94,7 @@ def two_point(study: Study, memory: Memory) -> dict[str, dict[str, Any]]:
     return {name: _tells(x, y, some.d_star, torch.from_numpy(train)) for name, x in curves.items()}
 
 
-def _curves(data: Dataset, r_max: int, memory: Memory) -> dict[str, Tensor]:
+def _curves(data: Dataset, r_max: int, memory: Remembered) -> dict[str, Tensor]:
     """Return the functions [n, r_max + 1] of structures; those of images take the longest, and are remembered."""
     key = f"two-point 1 {data.fingerprint}"
     held = memory.get(key)

@@ -95,8 +95,8 @@ def _against(axes: Any, exact: np.ndarray, found: np.ndarray, limits: tuple[floa
 
 
 def chains(
-    rows: Mapping[str, Mapping[str, np.ndarray]], *, label: str, marks: Mapping[str, float] | None = None,
-    mean: bool = False,
+    rows: Mapping[str, Mapping[str, np.ndarray]], *, label: str, labels: Mapping[str, str] | None = None,
+    marks: Mapping[str, float] | None = None, mean: bool = False,
 ) -> Any:  # fmt: skip
     """Return a quantity over the cycles, a line a chain: a row of panels for each annealing, up beside down.
 
@@ -106,6 +106,8 @@ def chains(
         By name of the annealing and direction, "max" or "min".
     label : str
         Of the vertical axes.
+    labels : mapping of str to str, optional
+        By name of the annealing, of those whose axes have another.
     marks : mapping of str to float, optional
         Texts of horizontal lines and where they lie.
     mean : bool
@@ -132,7 +134,8 @@ def chains(
                         axes.axhline(value, color="black", lw=1, ls="--", zorder=1)
                         axes.annotate(said, (0.99, value), xycoords=("axes fraction", "data"), xytext=(0, 3),
                                       textcoords="offset points", ha="right", fontsize=8.5)  # fmt: skip
-                axes.set(title=f"{name}: {text}, {len(values)} chains", xlabel="cycle", ylabel=label)
+                axes.set(title=f"{name}: {text}, {len(values)} chains", xlabel="cycle",
+                         ylabel=(labels or {}).get(name, label))  # fmt: skip
                 axes.set_ylim(0, 1.13 * top)
                 axes.xaxis.get_major_locator().set_params(integer=True)
         figure.tight_layout()
@@ -192,7 +195,7 @@ def components(
         third.axhline(0, color="black", lw=0.8, zorder=0)
         third.set(xlabel="r  (voxels)", ylabel="weight of g(r)")
         legend(third, "best")
-        figure.tight_layout()
+        figure.tight_layout(w_pad=3)  # the colour bar's label is no part of the panel beside it
         return figure
 
 

@@ -16,7 +16,7 @@ from gpuion.markup import count
 from gpuion.paper_numbers import components, everything, scores
 from gpuion.radial import pair_distribution
 from gpuion.render import recenter, render
-from gpuion.study import PARTS, Memory, Pair, Study, predict
+from gpuion.study import PARTS, Pair, Remembered, Study, predict
 from gpuion.survey import touching
 
 Figures = dict[str, tuple[Any, str]]
@@ -24,6 +24,7 @@ Figures = dict[str, tuple[Any, str]]
 Section = tuple[dict[str, Any], Figures]
 STAGES = ("before retraining", "after retraining")
 BEST = "1 is the best structure of the data"
+EDGE = "; what lies beyond the axes is drawn on their edge"
 
 
 def families(study: Study) -> Section:
@@ -48,7 +49,7 @@ def gain(found: Dataset, data: Dataset) -> float:
     return float(found.mean_diffusivity[found.settled].max() / data.mean_diffusivity[data.settled].max())
 
 
-def predictions(study: Study, memory: Memory) -> Section:
+def predictions(study: Study, memory: Remembered) -> Section:
     """Return the errors of every network on every part, and predicted against exact D* of those that were retrained."""
     errors = {kind: [{part: scores(pair) for part, pair in stage.items()} for stage in stages]
               for kind, stages in study.predicted.items()}  # fmt: skip
@@ -61,7 +62,7 @@ def predictions(study: Study, memory: Memory) -> Section:
         if kind in (*published.CNN, "network"):
             rows = dict(zip(STAGES if len(stages) > 1 else ["not retrained"], stages, strict=False))
             texts = {(row, part): said(errors[kind][k][part]) for k, row in enumerate(rows) for part in stages[k]}
-            text = f"Predicted against exact D* by `{kind}`: the parts of the dataset, and what annealing met."
+            text = f"Predicted against exact D* by `{kind}`: the parts of the dataset, and what annealing met{EDGE}."
             figures[f"parity-{kind}"] = (paper_panels.parity(rows, texts), text)
     last = {kind: {part: of for part, of in stages[-1].items() if part in {"training", "test"}}
             for kind, stages in errors.items()}  # fmt: skip
@@ -78,7 +79,7 @@ def said(of: dict[str, float]) -> str:
     return f"n {of['structures']}, R {of['r']:.4f}\nMSE {of['mse']:.2g}\nMAPE {of['mape']:.3g}%"
 
 
-def transfer(study: Study, memory: Memory) -> Section:
+def transfer(study: Study, memory: Remembered) -> Section:
     """Return predicted against exact D* of structures with fewer and with more spheres."""
     rows: dict[str, dict[str, Pair]] = {}
     texts: dict[tuple[str, str], str] = {}
@@ -90,28 +91,30 @@ def transfer(study: Study, memory: Memory) -> Section:
     if not any(rows.values()):
         return {}, {}
     text = (
-        "Predicted against exact D* of the same networks, untouched, on structures with fewer and more spheres; what "
-        "lies beyond the axes is on their edge."
+        f"Predicted against exact D* of the same networks, untouched, on structures with fewer and more spheres{EDGE}."
     )
     return {}, {"transfer": (paper_panels.parity(rows, texts), text)}
 
 
 def annealing(study: Study) -> Section:
-    """Return D* and acceptance over the cycles, of all chains, before and after retraining."""
-    rounds = {name: each.traces for stage in study.stages for name, each in stage.items()}
+    """Return D* and acceptance over the cycles, of all chains of all annealings."""
+    rounds = {name: each.traces for name, each in study.annealings.items()}
     known = study.run.data.d_star[study.run.data.settled]
     ends = {"best of the data": float(known.max()), "worst of the data": float(known.min())}
     of = {key: {name: {way: np.array(x[key]) for way, x in traces.items()} for name, traces in rounds.items()}
           for key in ("trace", "acceptance")}  # fmt: skip
-    first = next(iter(of["acceptance"].values()), {})
+    first = of["acceptance"].get(next(iter(study.run.rounds), ""), {})
     numbers = {"acceptance": {way: [float(x[:, 0].mean()), float(x[:, -1].mean())]
                               for way, x in first.items() if way in {"max", "min"} and x.size}}  # fmt: skip
     if not numbers["acceptance"]:
         return numbers, {}
+    exact = f", of {', '.join(study.run.polished)} exact" if study.run.polished else ""
+    text = f"Predicted D* ({BEST}){exact}, at the end of each cycle of all annealings"
+    labels = dict.fromkeys(study.run.polished, "exact D*")
     return numbers, {
         "traces": (
-            paper_panels.chains(of["trace"], label="predicted D*", marks=ends),
-            f"Predicted D* ({BEST}) at the end of each cycle of annealing; the temperature falls from cycle to cycle.",
+            paper_panels.chains(of["trace"], label="predicted D*", labels=labels, marks=ends),
+            f"{text}; the temperature falls from cycle to cycle.",
         ),
         "acceptance": (
             paper_panels.chains(of["acceptance"], label="share of moves accepted", mean=True),
@@ -172,7 +175,7 @@ def descriptors(study: Study) -> Section:
     return numbers, figures
 
 
-def two_point(study: Study, memory: Memory) -> Section:
+def two_point(study: Study, memory: Remembered) -> Section:
     """Return g(r) and other two-point functions of the extremes of D, and what each tells of D."""
     found = paper_numbers.two_point(study, memory)
     rows = {name: {key: of[key] for key in ("share", "r", "test", "structures")} for name, of in found.items()}

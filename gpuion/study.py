@@ -50,13 +50,12 @@ class Study:
     transfer: dict[str, Dataset]
 
     @property
-    def stages(self) -> list[dict[str, findings.Round]]:
-        """The rounds of annealing before retraining and, if there are several, the last one, after."""
-        names = list(self.run.rounds)
-        return [{name: self.run.rounds[name]} for name in dict.fromkeys([*names[:1], *names[-1:]])]
+    def annealings(self) -> dict[str, findings.Round]:
+        """All rounds of annealing by a network, in their order, then those polished on the exact solver."""
+        return {**self.run.rounds, **self.run.polished}
 
 
-class Memory:
+class Remembered:
     """Numbers that take minutes to compute, kept in a file under the fingerprint of what they are made of."""
 
     def __init__(self, path: Path) -> None:
@@ -79,7 +78,7 @@ class Memory:
         return value
 
 
-def load(run: Run, memory: Memory) -> Study:
+def load(run: Run, memory: Remembered) -> Study:
     """Return all that a run folder holds for figures, predictions included.
 
     Raises
@@ -116,7 +115,7 @@ def _networks(run: Run) -> dict[str, dict[str, Model]]:
     return {kind: nets[kind] for kind in ORDER if kind in nets}
 
 
-def stage(study: Study, net: Model, k: int, memory: Memory) -> dict[str, Pair]:
+def stage(study: Study, net: Model, k: int, memory: Remembered) -> dict[str, Pair]:
     """Return what a network predicts of each part of the dataset, and of structures of annealing that are new to it.
 
     These are the first round's before retraining, k = 0, and the last one's after; where there is no second round,
@@ -138,7 +137,7 @@ def stage(study: Study, net: Model, k: int, memory: Memory) -> dict[str, Pair]:
     return found
 
 
-def predict(net: Model, data: Dataset, memory: Memory) -> Pair:
+def predict(net: Model, data: Dataset, memory: Remembered) -> Pair:
     """Return exact and predicted D*, float64 [n] each, in the unit of what the network was trained on."""
     true = (data.mean_diffusivity / float(net.meta["d_reference"])).numpy()
     key = f"predicted {training.fingerprint(net)} {data.fingerprint}"

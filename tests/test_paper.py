@@ -1,5 +1,6 @@
 """The paper's figures of a run: what is drawn from which folder, and numbers that are what the files say."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from test_report import BOX, DIAMETER, REFERENCE, annealed, dataset, save, save_round, structures
 
-from gpuion import evaluate, findings, paper, paper_numbers, plots, published, study
+from gpuion import evaluate, findings, paper, paper_numbers, paper_panels, paper_sections, plots, published, study
 from gpuion.annealing import anneal
 from gpuion.chains import save_state
 from gpuion.checkpoints import save_checkpoint
@@ -99,8 +100,35 @@ def test_the_numbers_are_those_of_the_files(run, drawn):
     assert drawn[0][0][1:4] == ("722 random, 5304 chained, 2166 gapped", "10 random, 20 chained, 10 gapped", "the same")
 
 
+def test_traces_are_of_all_rounds_and_of_what_was_polished(run):
+    loaded = findings.load(run)
+    first, second = loaded.rounds.values()
+    rounds = {"round-1": first, "round-2": second, "round-3": second}
+    loaded = dataclasses.replace(loaded, rounds=rounds, polished={"polish": first})
+    numbers, figures = paper_sections.annealing(
+        study.Study(run=loaded, part=np.array([]), nets={}, predicted={}, transfer={})
+    )
+    assert set(numbers["acceptance"]) == {"max", "min"}
+    for name in ("traces", "acceptance"):
+        shown = [axes.get_title().split(":")[0] for axes in figures[name][0].axes]
+        assert shown == [each for each in (*rounds, "polish") for _ in range(2)]
+    assert [axes.get_ylabel() for axes in figures["traces"][0].axes] == ["predicted D*"] * 6 + ["exact D*"] * 2
+    assert ", of polish exact, at the end" in figures["traces"][1]
+
+
+def test_a_colour_bar_keeps_off_the_next_panel():
+    rng = np.random.default_rng(0)
+    figure = paper_panels.components(
+        rng.normal(size=(9, 2)), rng.random(9), rng.random(9) > 0.5, [0.6, 0.1], rng.normal(size=(2, 5)), [0.9, 0.1]
+    )
+    figure.canvas.draw()
+    _, second, _, bar = figure.axes
+    gap = second.yaxis.label.get_window_extent().x0 - bar.yaxis.label.get_window_extent().x1
+    assert gap > bar.yaxis.label.get_window_extent().width / 2
+
+
 def test_snapshots_are_of_the_chain_that_ends_best(run):
-    found = paper_numbers.snapshots(study.load(findings.load(run), study.Memory(run / "paper/memory.pt")))
+    found = paper_numbers.snapshots(study.load(findings.load(run), study.Remembered(run / "paper/memory.pt")))
     for direction, pick in (("max", np.argmax), ("min", np.argmin)):
         state = paper_numbers.load_states((run / "round-1").glob(f"state-{direction}-*.pt"))
         chain = int(pick(state.trace[:, -1]))
@@ -114,10 +142,10 @@ def test_snapshots_are_of_the_chain_that_ends_best(run):
 def test_predictions_are_remembered_by_what_they_are_made_of(run, tmp_path):
     loaded = findings.load(run)
     net = study.training.load_surrogate(run / "a-1/surrogate.pt", "cpu")
-    memory = study.Memory(tmp_path / "new" / "memory.pt")
+    memory = study.Remembered(tmp_path / "new" / "memory.pt")
     _, first = study.predict(net, loaded.data, memory)
     assert len(memory.held) == 1
-    again = study.Memory(tmp_path / "new" / "memory.pt")
+    again = study.Remembered(tmp_path / "new" / "memory.pt")
     assert np.array_equal(study.predict(net, loaded.data, again)[1], first)
     assert len(again.held) == 1
     study.predict(net, loaded.data.subset(slice(0, 5)), again)
@@ -125,7 +153,7 @@ def test_predictions_are_remembered_by_what_they_are_made_of(run, tmp_path):
     assert not np.array_equal(study.predict(other, loaded.data, again)[1], first)
     assert len(again.held) == 3
     (tmp_path / "new" / "memory.pt").write_bytes(b"no file of tensors")
-    assert study.Memory(tmp_path / "new" / "memory.pt").held == {}
+    assert study.Remembered(tmp_path / "new" / "memory.pt").held == {}
 
 
 def test_equal_runs_make_equal_pdfs(run, drawn):  # noqa: ARG001
