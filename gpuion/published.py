@@ -129,7 +129,7 @@ def _descriptors(numbers: Numbers) -> list[Row]:
     if numbers["two_point"]:
         errors = {name: of["test"]["mape"] for name, of in numbers["two_point"].items()}
         cell = ", ".join(f"{name} {error:.0f}%" for name, error in errors.items())
-        why = "the paper's measure is not known; here each has the same ridge regression of log D*"
+        why = _order(errors)
         found.append(("test MAPE of a regression on two-point functions", "others less than g(r)", cell, SAME, why))
     if numbers["cost"]:
         seconds = {row["what"]: row["seconds"] for row in numbers["cost"]}
@@ -137,6 +137,22 @@ def _descriptors(numbers: Numbers) -> list[Row]:
         found.append(("processor time of one structure, s", "–", cell, SAME,
                       "measured where this page was made, whatever else ran there; see the last figure"))  # fmt: skip
     return found
+
+
+def _order(errors: Mapping[str, float]) -> str:
+    """Return what is to be said of the errors of two-point functions: g(r), the first of them, leads or does not.
+
+    On 1093 structures of data/study the four are 66, 55, 55 and 43% off, but g(r) 17.1% and g(r) within clusters 16.4%
+    without the gapped ones: slabs without spheres make the order, and nearly all of the error.
+    """
+    measure = "the paper's measure is not known; here each has the same ridge regression of log D*"
+    first, *others = errors.values()
+    if not others or first <= min(others):
+        return measure
+    return (
+        f"reversed here: {measure}, linear in the function, which gapped structures upset, that of g(r) the most "
+        "(without them g(r) is 17% off on the study, that within clusters 16%); why not the paper's is not known"
+    )
 
 
 def _cnn(study: Study) -> str:
