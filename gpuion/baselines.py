@@ -3,6 +3,8 @@
 Legend: B structures, N particles, C descriptors, n structures of a training set.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,23 @@ _CUTOFFS = (11.0, 12.0, 13.0, 14.0, 15.0, 16.0, 18.0)  # of clusters, voxels; co
 _PENALTIES = torch.logspace(-6, 3, 28, dtype=torch.float64)
 
 
-class Descriptive(Predictor):
+class _Standardised(Predictor):
+    """A model of descriptors that are standardised, and of nothing else."""
+
+    def __init__(self, arguments: dict[str, Any], count: int) -> None:
+        super().__init__(arguments, count)
+        self.standard = Standard(count, 1e-3)
+
+    def normalize(self, *inputs: Tensor) -> None:
+        """Fix the scales of the descriptors."""
+        self.standard.fit(inputs[0])
+
+    def features(self, *inputs: Tensor) -> Tensor:
+        """Return the descriptors, [B, C]."""
+        return self.standard(inputs[0])
+
+
+class Descriptive(_Standardised):
     """Two hidden layers from descriptors to log D*.
 
     `nearest` takes the mean distance to the nearest sphere, `pairs` g(r) at r = 0 … 38 voxels: the baselines of
@@ -38,7 +56,6 @@ class Descriptive(Predictor):
             raise ValueError(f"model must be nearest or pairs and hidden ≥ 1, got {model!r} and {hidden}")
         features = 1 if model == "nearest" else _R_MAX + 1
         super().__init__({"model": model, "hidden": hidden}, features)
-        self.standard = Standard(features, 1e-3)
         self.layers = layers(features, hidden, 1)
 
     def prepare(self, centers: Tensor, box: float, diameter: float) -> tuple[Tensor, ...]:  # noqa: ARG002
@@ -47,21 +64,13 @@ class Descriptive(Predictor):
             return (nearest_distance(centers, box=box).mean(1, keepdim=True),)
         return (pair_distribution(centers, box=box, r_max=_R_MAX),)
 
-    def normalize(self, *inputs: Tensor) -> None:
-        """Fix the scales of the descriptors."""
-        self.standard.fit(inputs[0])
-
-    def features(self, *inputs: Tensor) -> Tensor:
-        """Return the descriptors, [B, C]."""
-        return self.standard(inputs[0])
-
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return D* [B]."""
         value = self.layers(self.standard(inputs[0]))[:, 0]
         return (value * self.output_scale + self.output_shift).exp()
 
 
-class Ridge(Predictor):
+class Ridge(_Standardised):
     """Ridge regression of log D* on descriptors and their squares, in closed form.
 
     Descriptors: g(r) at r = 0 … 38, mean and deviation of the nearest distance, and at several cutoffs the share of
@@ -74,7 +83,6 @@ class Ridge(Predictor):
     def __init__(self) -> None:
         count = 2 * (_R_MAX + 1 + 2 + 3 * len(_CUTOFFS))
         super().__init__({"model": "ridge"}, count)
-        self.standard = Standard(count, 1e-3)
         self.register_buffer("weight", torch.zeros(count))
 
     def prepare(self, centers: Tensor, box: float, diameter: float) -> tuple[Tensor, ...]:  # noqa: ARG002
@@ -91,10 +99,6 @@ class Ridge(Predictor):
         x = torch.cat(found, 1)
         return (torch.cat([x, x.square()], 1),)
 
-    def normalize(self, *inputs: Tensor) -> None:
-        """Fix the scales of the descriptors."""
-        self.standard.fit(inputs[0])
-
     @torch.no_grad()
     def solve(self, targets: Tensor, inputs: tuple[Tensor, ...]) -> float:
         """Fit to the D* [n] of structures with these inputs; return the squared error of D* on them."""
@@ -105,10 +109,6 @@ class Ridge(Predictor):
         self.weight.copy_(weight)
         self.output_shift.copy_(y.mean() - X.mean(0) @ weight)
         return float((self(*inputs).double() - targets).square().mean())
-
-    def features(self, *inputs: Tensor) -> Tensor:
-        """Return the descriptors, [B, C]."""
-        return self.standard(inputs[0])
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return D* [B]."""

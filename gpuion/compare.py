@@ -38,7 +38,7 @@ from gpuion.training import metrics
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Found:
+class Searched:
     """Structures of one folder, its traces by direction if it is of anneal.py, and its name."""
 
     name: str
@@ -71,20 +71,20 @@ def main() -> None:
     print(text)
 
 
-def load(path: Path, data: Dataset) -> Found:
+def load(path: Path, data: Dataset) -> Searched:
     """Read a folder of labelled structures in the data's unit of D*."""
     found = dataclasses.replace(open_dataset(path), d_reference=data.d_reference)
     traces = path / "traces.json"
     held = files.read_json(traces) if traces.exists() else {}
-    return Found(name=path.name, data=found, traces={d: t for d, t in held.items() if d in {"max", "min"}})
+    return Searched(name=path.name, data=found, traces={d: t for d, t in held.items() if d in {"max", "min"}})
 
 
-def write(data: Dataset, runs: Sequence[Found], finer: Sequence[int]) -> tuple[str, dict[str, Any]]:
+def write(data: Dataset, runs: Sequence[Searched], finer: Sequence[int]) -> tuple[str, dict[str, Any]]:
     """Return the tables in Markdown and the figures by name."""
-    all_found = [Found(name="data", data=data, traces={}), *runs]
+    all_found = [Searched(name="data", data=data, traces={}), *runs]
     ends = extremes(all_found)
     families = dict.fromkeys(data.family.tolist())
-    parted = [Found(name=f"data, {name}", data=_of_family(data, name), traces={}) for name in families]
+    parted = [Searched(name=f"data, {name}", data=_of_family(data, name), traces={}) for name in families]
     parts = [table(REACHED, [reached(found) for found in [all_found[0], *parted, *runs]])]
     errors = [row for found in runs for row in missed(found)]
     if errors:
@@ -127,14 +127,14 @@ def at(data: Dataset, i: int) -> Dataset:
     return data.subset(slice(i, i + 1))
 
 
-def extremes(runs: Sequence[Found]) -> dict[str, tuple[Dataset, int]]:
+def extremes(runs: Sequence[Searched]) -> dict[str, tuple[Dataset, int]]:
     """Return the highest and the lowest D of the first set and of all others, each as a set and a position in it."""
     first, others = runs[0], runs[1:]
     chosen = {"data, highest": _end([first], up=True), "found, highest": _end(others, up=True)}
     return chosen | {"data, lowest": _end([first], up=False), "found, lowest": _end(others, up=False)}
 
 
-def _end(runs: Sequence[Found], *, up: bool) -> tuple[Dataset, int]:
+def _end(runs: Sequence[Searched], *, up: bool) -> tuple[Dataset, int]:
     """Return the set and the position of the most extreme D that settled."""
     ends = []
     for found in runs:
@@ -145,7 +145,7 @@ def _end(runs: Sequence[Found], *, up: bool) -> tuple[Dataset, int]:
     return data, i
 
 
-def _best_of_runs(runs: Sequence[Found]) -> dict[str, tuple[Dataset, int]]:
+def _best_of_runs(runs: Sequence[Searched]) -> dict[str, tuple[Dataset, int]]:
     """Return the structure of each run that is furthest out the way it went: its highest, or its lowest D."""
     return {
         f"{found.name}, {'highest' if up else 'lowest'}": _end([found], up=up)
@@ -158,7 +158,7 @@ def _best_of_runs(runs: Sequence[Found]) -> dict[str, tuple[Dataset, int]]:
 REACHED = ("search", "structures", "highest D*", "of each chain", "lowest D*", "of each chain")
 
 
-def reached(found: Found) -> Row:
+def reached(found: Searched) -> Row:
     """Return the highest and the lowest exact D* of a search, and those of each of its chains."""
     cells = []
     for way, most in (("max", torch.max), ("min", torch.min)):
@@ -176,7 +176,7 @@ def reached(found: Found) -> Row:
 ERRORS = ("search", "way", "structures", "MAPE, %", "R", "highest or lowest predicted", "its exact D*")
 
 
-def missed(found: Found) -> list[Row]:
+def missed(found: Searched) -> list[Row]:
     """Return the errors of what a surrogate predicted, both ways together and each way."""
     known = with_prediction(found.data)
     if known is None or known.predicted is None:

@@ -32,7 +32,7 @@ ORDER = ("random", "chained", "gapped", *DIRECTIONS.values())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Model:
+class Trained:
     """What train.py says of a network: metrics and, of its test parts, predictions {split, id, true, predicted}."""
 
     metrics: dict[str, dict[str, float]]
@@ -58,7 +58,7 @@ class Run:
     data: Dataset
     annealed: Dataset | None
     check: Dataset | None
-    models: dict[str, Model]
+    models: dict[str, Trained]
     rounds: dict[str, Round]
     polished: dict[str, Round]
     made: dict[str, dict[str, Any]]
@@ -71,7 +71,7 @@ def load(path: Path) -> Run:
         raise DatasetError(f"{path} has no folder dataset; give the folder of a whole run, as `make demo` leaves it")
     data = open_dataset(path / "dataset")
     models = {
-        folder.name: Model(
+        folder.name: Trained(
             metrics=read_json(folder / "metrics.json"), predictions=read_json(folder / "predictions.json")
         )
         for folder in _numbered(path, "model", "predictions.json")
@@ -270,7 +270,7 @@ def _each_way(family: np.ndarray, predicted: Tensor, exact: Tensor) -> dict[str,
     return rows
 
 
-def _of_annealed(run: Run, model: Model) -> dict[str, Any]:
+def _of_annealed(run: Run, model: Trained) -> dict[str, Any]:
     """Return the errors by direction of what train.py tested on annealed structures: {"test of round-1, max": …}."""
     rows: dict[str, Any] = {}
     columns = {key: np.array(value) for key, value in model.predictions.items()}

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gpuion.incremental_network import numbers
 from gpuion.kernels import cells, spheres, trials
 from gpuion.kernels.rows import share
 from gpuion.layers import CubeBody
@@ -111,9 +112,6 @@ def image_score(net: Surrogate, *, box: float, diameter: float, voxels: int) -> 
             f"only the periodic network is scored by moves, got {net.arguments['boundary']!r}"
         )
     body.check(voxels)
-
-    def numbers(x: Any) -> np.ndarray:
-        return np.asarray(x.detach().double().cpu().numpy())
 
     top, weights = body.spectrum.shells(voxels, torch.zeros((), dtype=torch.float64))
     number = 2 * top + 1

@@ -167,6 +167,6 @@ def test_what_did_not_settle_is_no_extreme(tiny_study):
     top = int(data.d_star.argmax())
     settled = torch.arange(len(data)) != top
     unsure = dataclasses.replace(data, converged=settled)
-    run = compare.Found(name="a", data=unsure, traces={})
+    run = compare.Searched(name="a", data=unsure, traces={})
     ends = compare.extremes([run, run])
     assert ends["found, highest"][1] == int(torch.where(settled, data.d_star, 0.0).argmax())
