@@ -47,5 +47,6 @@ def test_where_files_cannot_be_locked_a_run_goes_on(tmp_path, monkeypatch):
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(locks.fcntl, "flock", unable)
-    with locks.held(tmp_path, alone=True), locks.held(tmp_path, alone=True):
-        pass
+    with locks.held(tmp_path, alone=True) as one, locks.held(tmp_path, alone=True) as other:
+        assert one != other  # both hold the file that is there
+        assert (tmp_path / locks.NAME).exists()
