@@ -116,6 +116,7 @@ def search(config: Config) -> None:
         checkpoint = config.checkpoint or PRETRAINED
         net = gpuion.load_surrogate(checkpoint, world.device)
         check_fit(net.meta, data, checkpoint, force=config.force)
+        net.is_forced = config.force
         content["checkpoint"] = fingerprint(net)
     members = config.chains * config.exchange
     check_starts(data, members if config.start == "data" else 0)

@@ -35,11 +35,11 @@ from gpuion.errors import CheckpointError, DatasetError, run_script
 from gpuion.measures import measured, shift_sensitivity, turn_sensitivity
 from gpuion.medium import whole
 from gpuion.models import Model
+from gpuion.prediction import SAME
 from gpuion.predictor import Predictor
 from gpuion.training import Samples
 
 _PAIRS = 2**22  # of spheres at once: a model of contacts takes some hundred bytes for each
-_SAME = 0.01  # relative difference of two diameters that count as one: cells of 27 and of 91 spheres differ by 0.05%
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,7 +151,7 @@ def check(net: Model, data: Dataset, checkpoint: Path, source: Path) -> None:
             raise CheckpointError(f"{checkpoint} does not say its {key}; train it again with train.py")
     if isinstance(net, Predictor):
         expected, found = net.meta["diameter"], data.diameter
-        if abs(found / expected - 1) > _SAME:
+        if abs(found / expected - 1) > SAME:
             raise CheckpointError(
                 f"{trained} reads centres of spheres of diameter {expected:.6g}, {cell} {found:.6g}; it cannot know "
                 "what another diameter does. Models of images (periodic, tiled, zero) see it"

@@ -7,6 +7,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from gpuion.checks import check_cell, check_room, check_whole
 from gpuion.doubt import LEVELS, reach
 from gpuion.medium import check_centers
 from gpuion.threads import one_thread
+
+SAME = 1e-3
+"""Relative difference of diameters that count as one: 27 spheres in 50 voxels and 91 in 75 differ by half of it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,10 +60,15 @@ class Predicting(nn.Module):
     """What models of all kinds share: from sphere centres to D*.
 
     `is_small` says whether a model's operations are too small for threads of a CPU to share: they would wait for each
-    other at every one, on a busy machine for long.
+    other at every one, on a busy machine for long. `fillings` are the least and the most spheres in a volume that a
+    model knows, over those it learnt from, if that is known. `is_forced` lets `predict` take other spheres
+    nevertheless.
     """
 
     is_small = False
+    is_forced = False
+    fillings: tuple[float, float] | None = None
+    meta: dict[str, Any]
 
     def alone(self) -> AbstractContextManager[None]:
         """Return a context in which a small model takes one thread of a CPU, and its bits depend on no number."""
@@ -90,13 +99,16 @@ class Predicting(nn.Module):
         Raises
         ------
         ValueError
-            For malformed or no centres, a cell that the model cannot take, or a batch below 1.
+            For malformed or no centres, a cell that the model cannot take, spheres of another diameter than those it
+            learnt from, many more or fewer of them in a volume than it knows, some that overlap, or a batch below 1.
         """
         batch = check_whole("batch", batch, 1)
         check_room(batch, f"{batch} structures at once")
         centers, (box, diameter) = check_centers(centers, box, diameter), check_cell(box, diameter)
         if not len(centers):
             raise ValueError(f"centers must hold at least one structure, got {list(centers.shape)}")
+        if not self.is_forced:
+            self.check_spheres(centers, box, diameter)
         self.eval()
         with self.alone():
             parts = [self.estimate(*given) for given in self.inputs(centers, box, diameter, batch)]
@@ -107,6 +119,25 @@ class Predicting(nn.Module):
         # The mean in the model's own precision, as everywhere else.
         mean = torch.cat([axes.mean(-1) for axes, _ in parts])[: len(centers)].double()
         return Prediction(d_star=mean, spread=spread, quantiles=known, d_star_axes=found)
+
+    def check_spheres(self, centers: Tensor, box: float, diameter: float) -> None:
+        """Raise ValueError for spheres, or for a number of them in a volume, that say nothing to a trained model."""
+        particles = centers.shape[1]
+        learnt = {name: self.meta.get(name) for name in ("diameter", "box", "n_particles")}
+        theirs, edge, many = learnt.values()
+        if theirs is not None and abs(diameter / theirs - 1) > SAME:
+            raise ValueError(
+                f"this model learnt from spheres of diameter {theirs:.7g} and cannot know what another does, got "
+                f"{diameter:.7g}; train one on such spheres, or solve with homogenize"
+            )
+        if self.fillings is None or edge is None or many is None:
+            return
+        low, high = (share * many / edge**3 for share in self.fillings)
+        if not low <= particles / box**3 <= high:
+            raise ValueError(
+                f"this model knows {low * box**3:.4g} to {high * box**3:.4g} spheres in a cell of {box:g} voxels (it "
+                f"learnt from {many} in {edge:g}), got {particles}; train one on such cells, or solve with homogenize"
+            )
 
     @property
     def quantiles(self) -> Tensor:

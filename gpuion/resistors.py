@@ -10,7 +10,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from gpuion.checks import check_room
 from gpuion.contacts import Contacts, Room, bumps, contacts, crowding, lengths, nearest, shells, trimmed, vectors
+from gpuion.descriptors import checked_centers
 from gpuion.kirchhoff import Circuit, plane_waves, power, wave_vectors
 from gpuion.predictor import Predictor, Standard, layers
 
@@ -21,6 +23,16 @@ REACH = 2 * math.pi * 3 / 75  # of the bath's waves, 1/voxel
 RADIUS = 6.0  # of a sphere as the bath sees it, voxels
 ALPHA = 3 * 4 / 3 * math.pi * 7**3  # polarizability of a good conductor as large as a sphere with its corona, voxels³
 RING_WIDTH, THIRD_WIDTH = 1.2, 2.4  # of the bumps over distances to neighbours, and to third spheres, voxels
+OVERLAP = 0.01  # of a diameter, at most: with 5% errors are twice what `spread` says, at uniform points five times
+LONGEST = 300.0  # edge of a cell, voxels: 7152 waves of the bath, whose equations take 2 GB and half a minute of a core
+_PAIR, _PAIRED, _UNKNOWN = 250, 12, 40  # bytes of two spheres, of two contacts, of two potentials at the most, measured
+
+
+def check_size(centers: Tensor, box: float) -> None:
+    """Raise ValueError for structures whose pairs, or whose circuits, would take more memory than there is."""
+    B, N = centers.shape[:2]
+    unknown = N + 4 / 3 * math.pi * (REACH * box / (2 * math.pi)) ** 3  # spheres, and waves of the bath
+    check_room(B * max(1.0 * _PAIR * N**2, _UNKNOWN * unknown**2), f"{B} circuits of {N} spheres in {box:g} voxels")
 
 
 class ResistorNetwork(Predictor):
@@ -47,6 +59,7 @@ class ResistorNetwork(Predictor):
     """
 
     per_axis = True
+    fillings = (0.25, 2.5)  # of spheres; beyond, errors outgrow `spread`: docs/models.md
     lengths: Tensor
     rings: Tensor
     thirds: Tensor
@@ -79,10 +92,11 @@ class ResistorNetwork(Predictor):
         Raises
         ------
         ValueError
-            For malformed centres, or a cell in which two spheres could touch through two images.
+            For malformed centres, a cell in which two spheres could touch through two images, or one that is too large.
         """
-        vector = vectors(centers, box)
         self.check(box)
+        check_size(checked_centers(centers, box), box)
+        vector = vectors(centers, box)
         found, around, beside = self._surroundings(vector, lengths(vector), box)
         return (
             found.ends.int(), found.vector, found.distance, found.real, found.slots.int(), around, beside,
@@ -93,6 +107,9 @@ class ResistorNetwork(Predictor):
         self, vector: Tensor, distance: Tensor, box: float, room: Room | None = None
     ) -> tuple[Contacts, Tensor, Tensor]:
         """Return contacts, and what is around spheres and beside contacts."""
+        if room is None:
+            pairs = int((distance < CUTOFF).sum((1, 2)).max()) // 2
+            check_room(1.0 * _PAIRED * len(distance) * pairs**2, f"the network of {pairs} contacts of a structure")
         found = contacts(vector, distance, CUTOFF, room)
         rings, thirds = self.rings.float(), self.thirds.float()
         around = shells(vector, distance, rings, RING_WIDTH)
@@ -117,11 +134,30 @@ class ResistorNetwork(Predictor):
 
         return diffusivity
 
+    def check_spheres(self, centers: Tensor, box: float, diameter: float) -> None:
+        """Raise ValueError as `Predicting` does, and of a trained network for spheres that overlap: it has met none."""
+        super().check_spheres(centers, box, diameter)
+        self.check(box)
+        check_size(centers[:1], box)
+        for b, one in enumerate(centers.split(1)):
+            least, flat = lengths(nearest(one.double(), box)).flatten().min(0)
+            if least < (1 - OVERLAP) * diameter and "diameter" in self.meta:
+                pair = " and ".join(map(str, divmod(int(flat), centers.shape[1])))
+                raise ValueError(
+                    f"structure {b}: spheres {pair} of diameter {diameter:.7g} are {float(least):.4g} apart, and this "
+                    "model has met none that overlap; move them with separate, or solve with homogenize"
+                )
+
     @staticmethod
     def check(box: float) -> None:
-        """Raise ValueError for a cell in which two spheres could touch through two images."""
+        """Raise ValueError for a cell in which two spheres could touch through two images, or of too many waves."""
         if box < 2 * CUTOFF:
             raise ValueError(f"contacts reach {CUTOFF} voxels, so box must be {2 * CUTOFF:g} or more, got {box}")
+        if box > LONGEST:
+            raise ValueError(
+                f"the bath's equations grow as box to the sixth power, so box must be {LONGEST:g} voxels or less, got "
+                f"{box}; solve larger cells with homogenize"
+            )
 
     def normalize(self, *inputs: Tensor) -> None:
         """Fix the scales of the surroundings."""

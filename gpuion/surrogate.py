@@ -112,7 +112,7 @@ class Surrogate(Predicting):
         They have as many voxels a unit of length as those it was trained on, one if it was not.
         """
         known = "box" in self.meta and "voxels" in self.meta
-        voxels = round(self.meta["voxels"] * box / self.meta["box"]) if known else whole(box, 1, "voxels")
+        voxels = whole(box * self.meta["voxels"] / self.meta["box"] if known else box, 1, "voxels")
         check_room(4.0 * batch * voxels**3, f"{batch} images of {voxels}³ voxels")
         filled = torch.cat([centers, centers[:1].expand(-len(centers) % batch, -1, -1)])
         for some in filled.split(batch):

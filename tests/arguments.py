@@ -23,6 +23,8 @@ CENTERS = torch.tensor(
 LABELS = torch.randint(0, 3, (2, 4, 3, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 TABLES = (torch.tensor([1.0, 0.5, 0.0]), torch.tensor([0.0, 0.3, torch.inf]))
 FIELD = torch.rand(1, 3, 3, 4, generator=torch.Generator().manual_seed(1))
+LEARNT = {"box": 50.0, "diameter": 9.6}  # a cell that the network which ships takes
+PLACED = gpuion.place("random", n_structures=2, n_particles=27, **LEARNT, seed=3)
 ROWS = torch.rand(6, 3, generator=torch.Generator().manual_seed(2))
 HOME = Path(tempfile.mkdtemp(prefix="gpuion-arguments-"))
 
@@ -50,6 +52,11 @@ def network():
     torch.manual_seed(0)
     net = gpuion.Surrogate(widths=(2, 2), hidden=3, pool=2)
     return net.eval()
+
+
+@functools.cache
+def shipped():
+    return gpuion.load_surrogate()
 
 
 @functools.cache
@@ -242,6 +249,10 @@ def calls() -> dict[str, Call]:
         ),
         "Surrogate: predict": Call(
             function=lambda **given: network().predict(**given).d_star, good={"centers": CENTERS, **CELL, "batch": 2},
+            kinds={**_SPHERES, "batch": "count"},
+        ),
+        "load_surrogate: predict": Call(
+            function=lambda **given: shipped().predict(**given), good={"centers": PLACED, **LEARNT, "batch": 2},
             kinds={**_SPHERES, "batch": "count"},
         ),
         "Prediction: interval": Call(function=known().interval, good={"coverage": 0.9}, kinds={"coverage": "number"}),

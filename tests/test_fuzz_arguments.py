@@ -208,6 +208,26 @@ def test_nonsense_is_refused_or_answered(name):
             check(name, argument, value, same=same)
 
 
+SCALES = (1e-12, 1e-9, 1e-3, 0.5, 1.5, 3, 8, 1e3, 1e6, 1e9, 1e12)
+SCALED = [name for name, call in CALLS.items() if {"centers", "box", "diameter"} <= call.kinds.keys()]
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_another_unit_of_length_is_refused_or_answered(name):
+    call = CALLS[name]
+    for scale in SCALES:
+        scaled = {key: scale * call.good[key] for key in ("centers", "box", "diameter")}
+        told = attempt(dataclasses.replace(call, good=call.good | scaled), "box", scaled["box"], same=False)
+        assert not told, f"{name}, all lengths {scale:g}-fold: {told}"
+
+
+def test_a_network_answers_for_the_lengths_that_it_knows_alone():
+    good, predict = CALLS["load_surrogate: predict"].good, arguments.shipped().predict
+    for scale in SCALES:
+        with pytest.raises(ValueError, match=r"learnt from|must be|lengths? within|must lie"):
+            predict(**{key: scale * good[key] for key in ("centers", "box", "diameter")})
+
+
 # Small or far beyond any use: what lies between asks for honest work of hours, which no check can refuse.
 HUGE = 2.0**50
 NUMBER = st.one_of(

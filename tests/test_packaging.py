@@ -19,11 +19,12 @@ import gpuion, gpuion.kernels, gpuion.kernels.reference
 from pathlib import Path
 print(gpuion.__file__, gpuion.kernels.__file__)
 centers = gpuion.place("random", n_structures=1, n_particles=2, box=16.0, diameter=5.0)
+placed = gpuion.place("random", n_structures=1, n_particles=27, box=50.0, diameter=9.6)
 medium = gpuion.electrolyte(centers, box=16.0, diameter=5.0)
 print(float(gpuion.homogenize(medium, tolerance=1e-3).diffusivity.mean()) > 0)
 print(gpuion.walk(medium, walkers=4, time=5.0).hops.item() > 0)
 print((Path(gpuion.__file__).parent / "web/viewer.js").is_file())
-print(float(gpuion.load_surrogate().predict(50 * centers / 16, box=50.0, diameter=9.6).d_star) > 0)
+print(float(gpuion.load_surrogate().predict(placed, box=50.0, diameter=9.6).d_star) > 0)
 """
 
 

@@ -9,7 +9,7 @@ from test_models import ALONE, BOX, DIAMETER, ON_CENTERS, folder, model, placed,
 from test_train_script import script
 
 import gpuion
-from gpuion import files, fitting, scoring, training
+from gpuion import checks, files, fitting, scoring, training
 from gpuion.doubt import Doubt, reach
 
 pytestmark = pytest.mark.usefixtures("single_thread")
@@ -85,6 +85,64 @@ def test_bad_structures_are_refused():
         net.predict(x[0], **CELL)
     with pytest.raises(ValueError, match="coverage must lie between 0 and 1"):
         net.predict(x, **CELL).interval(1.0)
+
+
+@pytest.mark.parametrize(
+    ("structure", "message"),
+    [
+        ({"diameter": 9.7}, r"learnt from spheres of diameter 9\.602432 and cannot know what another does, got 9\.7"),
+        ({"diameter": 3.0}, "got 3; train one on such spheres, or solve with homogenize"),
+        ({"N": 3, "box": 150.0}, r"knows 182 to 1820 spheres in a cell of 150 voxels .* from 91 in 75\), got 3;"),
+        ({"N": 240}, r"knows 22\.75 to 227\.5 spheres in a cell of 75 voxels"),
+        ({"box": 30.0, "N": 6}, "box must be 33 or more, got 30"),
+        ({"box": 400.0, "N": 13804}, "box must be 300 voxels or less, got 400"),
+        ({"box": 2000.0, "N": 1}, "spheres in a cell of 2000 voxels"),
+        ({"N": 91, "scale": 3}, "got 28.8"),
+        ({}, r"structure 0: spheres \d+ and \d+ of diameter 9\.602432 are \d\.\d+ apart"),
+    ],
+)
+def test_the_network_that_ships_refuses_what_it_cannot_know(structure, message):
+    net, given = gpuion.load_surrogate(), {"box": 75.0, "diameter": 9.602432401, "N": 91, "scale": 1, **structure}
+    box, diameter = given["box"] * given["scale"], given["diameter"] * given["scale"]
+    with pytest.raises(ValueError, match=message):
+        net.predict(torch.rand(1, given["N"], 3) * box, box=box, diameter=diameter)
+
+
+def test_cells_of_which_the_documents_speak_are_taken():
+    net = gpuion.load_surrogate()
+    for n, box in ((46, 75.0), (137, 75.0), (27, 50.0)):
+        diameter = gpuion.sphere_diameter(27, 50.0, 0.1) if box == 50.0 else net.meta["diameter"]
+        x = gpuion.place("random", n_structures=1, n_particles=n, box=box, diameter=diameter, seed=1)
+        assert 0.05 < float(net.predict(x, box=box, diameter=diameter).d_star) < 1.0
+    with pytest.raises(ValueError, match="learnt from spheres"):
+        net.predict(x[:, :5], box=box, diameter=8.0)
+    net.is_forced = True  # as with --force
+    assert float(net.predict(x[:, :5], box=box, diameter=8.0).d_star) > 0
+
+
+def test_more_than_there_is_memory_for_is_refused_before_work(monkeypatch):
+    net = gpuion.load_surrogate()
+    cell = {"box": 75.0, "diameter": net.meta["diameter"]}
+    x = gpuion.place("random", n_structures=1, n_particles=91, **cell)
+    real = checks.os.sysconf
+    for pages, message in ((300, r"1 circuits of 91 spheres in 75 voxels would take"),
+                           (600, r"the network of \d+ contacts of a structure would take")):  # fmt: skip
+        monkeypatch.setattr(checks.os, "sysconf", lambda name, n=pages: n if name == "SC_PHYS_PAGES" else real(name))
+        net.is_forced = pages == 600  # to be asked for thousands of contacts, a third as far apart
+        with pytest.raises(ValueError, match=message):
+            net.predict(x / 3 if net.is_forced else x, **cell)
+    monkeypatch.undo()
+    assert float(net.predict(x, **cell).d_star) > 0
+
+
+def test_images_of_other_spheres_are_refused():
+    net, x = gpuion.Surrogate(widths=(4, 4), hidden=4), placed(1)
+    net.meta = {"voxels": 50, "box": 50.0, "diameter": DIAMETER}
+    assert float(net.predict(x, **CELL).d_star) > 0
+    with pytest.raises(ValueError, match=r"learnt from spheres of diameter 9\.6"):
+        net.predict(x, box=BOX, diameter=DIAMETER / 2)
+    with pytest.raises(ValueError, match="is not a whole number"):
+        net.predict(x, box=BOX + 0.3, diameter=DIAMETER)
 
 
 def test_distance_is_mahalanobis():
