@@ -35,6 +35,22 @@ def test_walk_and_solve_are_both_right():
     assert installation.solved(medium) == pytest.approx(exact, rel=1e-4)  # its tolerance
 
 
+def test_the_plain_walk_is_right():
+    medium = gpuion.Medium(torch.randint(0, 2, (1, 6, 5, 4)), torch.tensor([1.0, 0.3]), torch.tensor([0.0, 0.4]))
+    plain, walk = installation.walked(medium), gpuion.walk(medium, walkers=2000, time=400.0)
+    apart = (plain.mean - walk.mean).abs() / (plain.mean_error.square() + walk.mean_error.square()).sqrt()
+    assert float(apart) < 4
+    assert float(walk.mean_error) / 1.5 < float(plain.mean_error) < 1.5 * float(walk.mean_error)
+
+
+def test_what_compiles_for_long_is_not_brought_in():
+    """Of the first call on a machine: loops of the walk, of closed pockets and of multigrid take 20 s and more."""
+    code = "import sys, gpuion.__main__ as m\nsys.argv = ['gpuion', '--device', 'cpu']\nm.main()\n"
+    code += "print([name for name in ('lanes', 'pockets', 'multigrid') if f'gpuion.kernels.{name}' in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_what_fails_is_named_and_the_rest_still_checked(monkeypatch, capsys):
     solved = installation.solved
     monkeypatch.setattr(installation, "solved", lambda medium: 1.2 * solved(medium))
