@@ -16,9 +16,14 @@ def boltzmann(heat, sign):
     return torch.softmax(sign * SCORES / heat, 0)
 
 
-def tempered(G, steps, *, heat=HEAT, **options):
+def off(found, heat, sign):
+    """How many standard errors the mean of chains' scores, [C], is off its exact value; chains are independent."""
+    return float((found.mean() - boltzmann(heat, sign) @ SCORES) / (found.std() / len(found) ** 0.5))
+
+
+def tempered(G, steps, *, heat=HEAT, cycles=1, **options):
     start = torch.tensor([[0.25, 0.25, 0.25], [1.25, 1.25, 1.25]]).expand(G * len(heat), 2, 3)
     return run(
-        start, score=toy, box=3.0, diameter=1.0, cycles=1, steps=steps, temperature=heat, replicas=len(heat), samples=0,
-        **options,
+        start, score=toy, box=3.0, diameter=1.0, cycles=cycles, steps=steps, temperature=heat, cooling=1.0,
+        replicas=len(heat), samples=0, **options,
     )  # fmt: skip
