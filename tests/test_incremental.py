@@ -130,6 +130,22 @@ def test_nothing_but_the_structure_counts():
     assert torch.allclose(again, known, rtol=CLOSE, atol=0)
 
 
+def test_ten_thousand_steps_of_four_chains_on_two_threads_leave_no_trace():
+    _, N, box, voxels, diameter, options = CASES["small"]
+    centers = structures(4, N, box, diameter)
+    net = network(centers, box, voxels, diameter, **options)
+    score = image_score(net, box=box, diameter=diameter, voxels=voxels)
+    torch.set_num_threads(2)
+    for step, (value, trial, known, after, state) in enumerate(walk(score, centers, box, 10_000, diameter=diameter)):
+        if step % 2500 == 2499:
+            assert torch.allclose(value, whole(net, trial, box, voxels, diameter), rtol=CLOSE, atol=0)
+            assert torch.allclose(known, whole(net, after, box, voxels, diameter), rtol=CLOSE, atol=0)
+            fresh = score.start(after)[1]
+            for name in ("centers", "field", "cells", "sums"):
+                assert bool((getattr(state.memory, name) == getattr(fresh.memory, name)).all()), name
+    assert float((after != centers).double().mean()) > 0.9
+
+
 @pytest.mark.slow
 def test_ten_thousand_steps_leave_no_trace():
     centers = structures(1, 91, 75.0)
@@ -138,7 +154,8 @@ def test_ten_thousand_steps_leave_no_trace():
     value, trial, _, after, state = deque(walk(score, centers, 75.0, 10_000), maxlen=1)[0]
     assert torch.allclose(value, whole(net, trial, 75.0, 75), rtol=CLOSE, atol=0)
     fresh = score.start(after)[1]
-    assert all(bool((getattr(state.memory, name) == getattr(fresh.memory, name)).all()) for name in ("field", "cells"))
+    for name in ("field", "cells", "sums"):
+        assert bool((getattr(state.memory, name) == getattr(fresh.memory, name)).all()), name
 
 
 def test_a_far_move_is_scored_and_none_costs_nothing():

@@ -99,6 +99,22 @@ class Mean:
         return (self.score.accept(state[0], trial_state[0], accepted),)
 
 
+def test_ten_thousand_steps_of_four_chains_on_two_threads_leave_no_trace():
+    N, box = 5, 34.0
+    centers = structures(4, N, box)
+    net = network(structures(6, N, box, seed=2), box, hidden=10, channels=3, orders=2)
+    score = network_score(net, box=box)
+    torch.set_num_threads(2)
+    for step, (value, trial, known, after, state) in enumerate(walk(score, centers, box, 10_000)):
+        if step % 2500 == 2499:
+            assert torch.allclose(value, whole(net, trial, box).mean(1), rtol=CLOSE, atol=0)
+            again, fresh = score.start(after)
+            assert torch.equal(again, known)
+            for name in fresh.known._fields:
+                assert bool((getattr(state.known, name) == getattr(fresh.known, name)).all()), name
+    assert float((after != centers).double().mean()) > 0.9
+
+
 @pytest.mark.slow
 def test_ten_thousand_steps_leave_no_trace():
     centers = structures(1, 91, 75.0)
