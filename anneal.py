@@ -38,7 +38,7 @@ from gpuion.errors import ConfigError, run_script
 from gpuion.models import Model
 from gpuion.relabel import foreseen, join, select, write_labels
 from gpuion.scoring import chain_bytes, score_of
-from gpuion.starts import check_fit, check_goals, check_starts, extreme, starts_of
+from gpuion.starts import check_apart, check_fit, check_goals, check_starts, extreme, starts_of
 from gpuion.training import fingerprint
 
 CYCLES = {"max": 50, "min": 100}  # the paper's
@@ -53,7 +53,9 @@ class Config:
     out: Path = option(Path("runs/annealed"), "folder for shards, traces and summary", identity=False)
     objective: str = option("mean", "what of D* to go by", choices=tuple(objectives.DIRECTIONS), group="the aim")
     target: float | None = option(None, "the D* that objective target is after")
-    caution: float = option(0.0, "standard deviations by which a prediction counts as worse than it says")
+    caution: float = option(
+        0.0, "standard deviations by which a prediction counts as worse than it says; 10 times as slow on a CPU"
+    )
     direction: str = option("both", "anneal this way only", flags={"--maximize": "max", "--minimize": "min"})
     chains: int = option(10, "independent runs a direction", group="the chains")
     cycles: int | None = option(None, "cycles of falling temperature; 50 up and 100 down if not given")
@@ -121,6 +123,8 @@ def search(config: Config) -> None:
     members = config.chains * config.exchange
     check_starts(data, members if config.start == "data" else 0)
     check_goals(goals, data, net)
+    if config.start == "data":
+        check_apart(data, goals.values(), members)
     if config.dry_run:
         dry_run.anneal(config, data, net, goals, world)
         return

@@ -57,17 +57,26 @@ def overlaps(centers: Tensor, sphere: Tensor, place: Tensor, space: Space) -> Te
     return (x + y + z).scatter(1, sphere, math.inf).lt(space.diameter**2).any(1)
 
 
-def check_apart(centers: Tensor, ids: Tensor, space: Space) -> None:
-    """Raise ValueError for start structures [C, N, 3] with overlaps."""
+def first_overlap(centers: Tensor, space: Space) -> tuple[int, int] | None:
+    """Return the number of a structure of [C, N, 3] with an overlap and of a sphere in it, None if there is none."""
     C, N, _ = centers.shape
     for i in range(N):
         sphere = torch.full((C, 1), i, device=centers.device)
         overlap = overlaps(centers, sphere, centers[:, i : i + 1], space)
         if bool(overlap.any()):
-            raise ValueError(
-                f"spheres of diameter {space.diameter} overlap in the start structure of chain "
-                f"{int(ids[overlap][0])} (sphere {i}); anneal only moves spheres that do not"
-            )
+            return int(overlap.nonzero()[0, 0]), i
+    return None
+
+
+def check_apart(centers: Tensor, ids: Tensor, space: Space) -> None:
+    """Raise ValueError for start structures [C, N, 3] with overlaps."""
+    found = first_overlap(centers, space)
+    if found:
+        c, sphere = found
+        raise ValueError(
+            f"spheres of diameter {space.diameter} overlap in the start structure of chain "
+            f"{int(ids[c])} (sphere {sphere}); anneal only moves spheres that do not"
+        )
 
 
 def check_ids(ids: Tensor | None, cell: Tensor) -> Tensor:

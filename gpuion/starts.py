@@ -3,7 +3,8 @@
 Legend: C chains, N particles. Labels that did not settle neither start a chain nor set a mark.
 """
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from gpuion.ascent import ascend, gradient
 from gpuion.dataset import Dataset
 from gpuion.errors import CheckpointError, ConfigError, DatasetError
 from gpuion.models import Model
+from gpuion.moves import first_overlap, position, split
 from gpuion.objectives import Objective, attained, check_target
 from gpuion.packing import place
 from gpuion.prediction import Predicting
@@ -40,6 +42,21 @@ def check_starts(data: Dataset, chains: int = 0) -> None:
         raise DatasetError("none of the data's labels settled; make them again")
     if chains > known:
         raise ConfigError(f"chains = {chains} exceeds the {known} structures of the data to start from")
+
+
+def check_apart(data: Dataset, goals: Iterable[Objective], chains: int) -> None:
+    """Raise DatasetError where one of the best structures of the data, a chain each, has overlaps."""
+    for objective in goals:
+        best = _best(data, objective, torch.arange(chains))
+        space, cell = split(best.centers, data.box, data.diameter)
+        found = first_overlap(position(space.fraction, cell, space), space)
+        if found:
+            structure, sphere = found
+            raise DatasetError(
+                f"spheres of diameter {data.diameter:.7g} overlap in structure {int(best.id[structure])} of the data "
+                f"(family {best.family[structure]}, sphere {sphere}), from which a chain would start; chains start "
+                "from structures without overlaps: leave it out of --data, or use --start random"
+            )
 
 
 def check_goals(goals: Mapping[str, Objective], data: Dataset, net: Any) -> None:
@@ -95,9 +112,7 @@ def starts(
     """
     objective = objective or Objective(maximize=maximize)
     if kind == "data":
-        known = data.subset(data.settled)
-        order = attained(objective, known).argsort(descending=maximize, stable=True)
-        return known.centers[order[ids.cpu() // 2]].to(ids.device)
+        return _best(data, dataclasses.replace(objective, maximize=maximize), ids.cpu() // 2).centers.to(ids.device)
     fresh = place(
         "random", n_structures=len(ids), n_particles=data.centers.shape[1], box=data.box,
         diameter=data.diameter, seed=seed, ids=ids + _FRESH, device=ids.device,
@@ -105,6 +120,12 @@ def starts(
     if kind == "random":
         return fresh
     return ascend(gradient(net, data, objective), fresh, objective, box=data.box, diameter=data.diameter)
+
+
+def _best(data: Dataset, objective: Objective, places: Tensor) -> Dataset:
+    """Return the structures in some places of the order from the best one on, by labels that settled."""
+    known = data.subset(data.settled)
+    return known.subset(attained(objective, known).argsort(descending=objective.maximize, stable=True)[places])
 
 
 def starts_of(

@@ -17,7 +17,8 @@ import gpuion
 from gpuion import capacity
 from gpuion.capacity import available, check_memory
 from gpuion.config import read_preset
-from gpuion.errors import CheckpointError, ConfigError
+from gpuion.dataset import write_shard
+from gpuion.errors import CheckpointError, ConfigError, DatasetError
 from gpuion.objectives import Objective
 
 script, data, go = runs.script, runs.data, runs.go
@@ -42,6 +43,25 @@ def test_bad_settings_end_before_the_folder_is_made(go, tmp_path, flags, says):
     with pytest.raises(ValueError, match=says):
         go(*flags)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("flags", [(), ("--exchange", "2"), ("--dry-run",)])
+def test_overlaps_in_the_data_are_refused_before_the_folder_is_made(go, data, tmp_path, flags):
+    """Only where a chain would start: of six structures, the lowest, number 40 of the data, has an overlap."""
+    like, folder = gpuion.open_dataset(data), tmp_path / "clumped"
+    low = int(like.d_star.argmin())
+    centers, ids = like.centers.clone(), like.id.clone()
+    centers[low, 1] = centers[low, 2] + 1.5
+    ids[low] = 40
+    folder.mkdir()
+    write_shard(folder / "shard-00000.h5", dataclasses.replace(like, centers=centers.remainder(10), id=ids), seed=3)
+    given = ("--data", str(folder), "--start", "data", "--chains", "1", *flags)
+    with pytest.raises(
+        DatasetError, match=r"overlap in structure 40 of the data \(family random, sphere \d\).*--start"
+    ):
+        go(*given)
+    assert not (tmp_path / "out").exists()
+    go(*given, "--maximize", "--cycles", "2", "--steps", "4", "--relabel", "0")
 
 
 @pytest.mark.parametrize("name", ["box", "diameter", "n_particles", "d_reference"])
