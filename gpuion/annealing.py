@@ -14,7 +14,7 @@ from torch import Tensor
 from gpuion.chains import AnnealResult
 from gpuion.checks import check_call, check_cell, check_flag, check_kind, check_seed
 from gpuion.medium import check_centers
-from gpuion.moves import check_apart, check_ids, check_settings, position, split
+from gpuion.moves import check_apart, check_ids, check_settings, first_overlap, position, split
 from gpuion.recorded import Recorded
 from gpuion.scores import Each, IncrementalScore, Score, Whole, check_finite, checked, incremental
 from gpuion.steps import Chains, Rules, march, moves
@@ -62,7 +62,9 @@ def anneal(
         Chains in a row that exchange temperatures among them (`gpuion.tempering.exchange`), and after how many steps;
         with 1 none do. A group is the same alone and among others.
     state : AnnealResult, optional
-        An earlier result of the same call to go on from.
+        An earlier result of the same call to go on from. It does not hold all that made it: give the same score, box,
+        seed, temperatures, cooling and `every` again. Refused are other chain ids, start structures and `samples`, and,
+        where it shows in the state, another direction, number of steps, `replicas` or a larger diameter.
     progress, save : callable, optional
         Called with the number of proposals made, some times a cycle; called with the state after each cycle.
 
@@ -74,8 +76,8 @@ def anneal(
     Raises
     ------
     ValueError
-        For malformed or overlapping centres, settings out of range, a state of another run, or a score that
-        is not one finite number a chain.
+        For malformed or overlapping centres, settings out of range, a state that shows that it is of another run,
+        or a score that is not one finite number a chain.
 
     Notes
     -----
@@ -179,4 +181,28 @@ def _check_state(state: AnnealResult, rules: Rules, cycles: int) -> AnnealResult
         (state.rung[:, -1].view(-1, R).sort(1).values != torch.arange(R, device=state.rung.device)).any()
     ):
         raise ValueError(f"the state to go on from has other groups of chains than replicas = {R} makes")
+    _check_traces(state, rules)
     return state
+
+
+def _check_traces(state: AnnealResult, rules: Rules) -> None:
+    """Raise ValueError where what chains did shows other steps, another direction or a smaller diameter."""
+    accepted = state.acceptance * rules.steps
+    if bool(((accepted - accepted.round()).abs() > 1e-6).any()):  # a share is one rounding off, of 2³² steps 5e-7
+        raise ValueError(
+            f"the state to go on from accepted shares of moves that none of steps = {rules.steps} can be; "
+            "give the number of steps a cycle that it was made with"
+        )
+    # Later cycles begin with a score made anew, which may lie beyond the best one by its rounding.
+    behind = rules.sign * (state.best_trace - state.trace)[:, :1]
+    if bool((behind < 0).any()) or bool((rules.sign * state.best_trace.diff(dim=1) < 0).any()):
+        raise ValueError(
+            f"the state to go on from was annealed the other way than maximize = {rules.sign > 0}; "
+            "give the direction that it was made with"
+        )
+    found = first_overlap(state.centers, rules.space)
+    if found:
+        raise ValueError(
+            f"spheres of diameter {rules.space.diameter} overlap in the state to go on from (chain "
+            f"{int(state.ids[found[0]])}, sphere {found[1]}); give the diameter that it was made with"
+        )

@@ -33,14 +33,7 @@ def lattice_start(C, N, box, spacing, offset=0.3):
 
 def run(centers, *, score=wave, box=12.0, diameter=2.2, cycles=2, steps=60, temperature=0.05, **options):
     return anneal(
-        score,
-        centers,
-        box=box,
-        diameter=diameter,
-        cycles=cycles,
-        steps=steps,
-        temperature=temperature,
-        **options,
+        score, centers, box=box, diameter=diameter, cycles=cycles, steps=steps, temperature=temperature, **options
     )
 
 
@@ -287,6 +280,14 @@ def test_a_state_of_another_run_is_refused():
     for samples in (3, 30):
         with pytest.raises(ValueError, match="does not fit"):
             run(start, state=state, cycles=3, samples=samples)
+    for change, says in (
+        ({"steps": 61}, "none of steps = 61"), ({"maximize": False}, "other way than maximize = False"),
+        ({"diameter": 3.5}, "diameter 3.5 overlap in the state"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=says):
+            run(start, **{"state": state, "cycles": 3, **change})
+    with pytest.raises(ValueError, match="other way than maximize = True"):
+        run(start, state=run(start, cycles=1, maximize=False))
 
 
 def test_the_state_is_frozen():
