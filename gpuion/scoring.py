@@ -128,7 +128,8 @@ def score_of(net: Model | None, like: Dataset, goal: Objective, batch: int, tole
     """Return what chains go by: an objective by a model, or where there is none by the exact solver.
 
     On a CPU the periodic network and the network of resistors are told of moves: several times as quick, and within
-    1e-5 of `surrogate_score`.
+    1e-5 of `surrogate_score`. The network of resistors is not where caution asks how sure it is: eight chains of 91
+    spheres then take ten times as long (a step 75 ms of processor time instead of 7.3).
     """
     if net is None:
         return aim(exact_score(like, tolerance, per_axis=goal.per_axis), goal)
