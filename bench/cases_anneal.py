@@ -4,6 +4,7 @@ Legend: C chains, N particles.
 """
 
 import functools
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,53 +18,111 @@ from gpuion.scoring import surrogate_score
 _CELLS = {False: (91, 75.0, 75), True: (8, 35.0, 35)}  # spheres, box and voxels, by whether it is to be tiny
 _PAPER = 10 * 125_000  # proposals of ten runs upwards
 _BY_MOVES = 16  # most chains beside a GPU's: to begin by moves, a core takes some 20 ms a chain
+_BATCHES = (8, 16, 32)  # whole structures at once
 _MOST = 4e9  # bytes that the states of many chains may take
 
 
 def anneal(setting: Setting) -> Iterator[Row]:
-    """Proposals a second against chains, whole structures against moves, both decided and made: images and circuits."""
+    """Proposals a second by a move's changes against whole structures in batches, over 1 to 512 chains, and 4096."""
     N, box, voxels = _CELLS[setting.tiny]
     diameter = gpuion.sphere_diameter(91, 75.0, 0.1)
-    for C in (1, 2) if setting.tiny else (1, 8, 32, 128):
-        centers = gpuion.place("random", n_structures=C, n_particles=N, box=box, diameter=diameter, device="cpu")
-        for model, (plain, moves) in _scores(centers, box, diameter, voxels).items():
+    nets = _networks(_structures(8, N, box, diameter), box, diameter, voxels)
+    for C in (1, 2) if setting.tiny else (1, 8, 32, 128, 512):
+        centers = _structures(C, N, box, diameter)
+        for model, net in nets.items():
+            moves, peers = _moves(model, net, box, diameter, voxels), _wholes(model, net, box, diameter, C)
+            _check_alike(model, moves, peers, centers[: min(C, 8)])
+            size, seconds = _fastest(peers, centers)
             rounds = 1 if setting.tiny else max(2, 64 // C)
-            tasks = [_steps(score, centers, box, diameter, rounds) for score in (moves, plain)]
-            ours, theirs = in_turn(*tasks, repeats=setting.repeats)
-            count = C * rounds
-            rate = sorted(count / s for s in ours)[len(ours) // 2]
-            slow = sorted(count / s for s in theirs)[len(theirs) // 2]
+            slow_rounds = 1 if C > 32 else rounds
+            ours, theirs = in_turn(
+                _steps(moves, centers, box, diameter, rounds),
+                _steps(Whole(peers[size]), centers, box, diameter, slow_rounds),
+                repeats=setting.repeats if C <= 32 else min(2, setting.repeats), warm=C <= 128,
+            )  # fmt: skip
+            rate = sorted(C * rounds / s for s in ours)[len(ours) // 2]
+            slow = sorted(C * slow_rounds / s for s in theirs)[len(theirs) // 2]
             yield Row(
-                what=f"{model}, {C} chains of {N} spheres", unit="proposals/s", samples=[count / s for s in ours],
-                peer="the network on whole structures", peer_samples=[count / s for s in theirs],
+                what=f"{model}, {C} chains of {N} spheres", unit="proposals/s",
+                samples=[C * rounds / s for s in ours],
+                peer=f"whole structures, {size} at once", peer_samples=[C * slow_rounds / s for s in theirs],
                 limit=Limit(value=10 * slow, what="the aim, ten times the network on whole structures"),
                 facts={
+                    "seconds_of_whole_structures_by_batch": seconds,
                     "estimated_hours_of_the_papers_ten_runs_upwards": {
                         "by moves": _PAPER / rate / 3600, "whole": _PAPER / slow / 3600
-                    }
+                    },
                 },
             )  # fmt: skip
-    yield from _many(setting, N, box, diameter, voxels)
+    yield from _many(setting, nets, N, box, diameter, voxels)
 
 
-def _many(setting: Setting, N: int, box: float, diameter: float, voxels: int) -> Iterator[Row]:
-    """Proposals a second by moves alone, of many chains: copies of a few structures, which then part."""
-    few = gpuion.place("random", n_structures=8, n_particles=N, box=box, diameter=diameter, device="cpu")
-    scores = _scores(few, box, diameter, voxels)
-    for C in (16,) if setting.tiny else (512, 4096):
-        for model, (_, moves) in scores.items():
-            if C * moves.chain_bytes(N) > _MOST:
-                continue
-            task = _steps(moves, few.repeat(C // 8, 1, 1), box, diameter, 1)
-            (seconds,) = in_turn(task, repeats=min(3, setting.repeats))
-            yield Row(
-                what=f"{model}, {C} chains of {N} spheres", unit="proposals/s", samples=[C / s for s in seconds],
-                facts={"bytes_of_the_chains": C * moves.chain_bytes(N)},
-            )  # fmt: skip
+def _structures(C: int, N: int, box: float, diameter: float) -> torch.Tensor:
+    """Return random structures; many are copies of a few, which then part."""
+    few = gpuion.place("random", n_structures=min(C, 128), n_particles=N, box=box, diameter=diameter, device="cpu")
+    return few.repeat(-(-C // len(few)), 1, 1)[:C]
+
+
+def _wholes(
+    model: str, net: Any, box: float, diameter: float, C: int
+) -> dict[int, Callable[[torch.Tensor], torch.Tensor]]:  # fmt: skip
+    """Return a network's plain forward on C whole structures, by how many it takes at once."""
+    sizes = sorted({min(size, C) for size in _BATCHES})
+    if model == "periodic":
+        like = _cell(box, diameter)
+        return {size: torch.no_grad()(surrogate_score(net, like, size).score) for size in sizes}
+
+    def of(size: int) -> Callable[[torch.Tensor], torch.Tensor]:
+        @torch.no_grad()
+        def score(centers: torch.Tensor) -> torch.Tensor:  # `surrogate_score` has one at once on a CPU, for equal bits
+            return torch.cat([net(*net.prepare(some, box, diameter)).mean(-1) for some in centers.split(size)])
+
+        return score
+
+    return {size: of(size) for size in sizes}
+
+
+def _fastest(
+    peers: dict[int, Callable[[torch.Tensor], torch.Tensor]], centers: torch.Tensor
+) -> tuple[int, dict[int, float]]:
+    """Return the batch in which structures are scored the fastest, and the seconds of each; two rounds, the better."""
+    some = centers[:128]
+    tasks = [functools.partial(score, some) for score in peers.values()]
+    seconds = dict(zip(peers, map(min, in_turn(*tasks, repeats=2)), strict=True))
+    return min(seconds, key=lambda size: seconds[size]), seconds
+
+
+def _check_alike(
+    model: str, moves: IncrementalScore, peers: dict[int, Callable[[torch.Tensor], torch.Tensor]],
+    centers: torch.Tensor,
+) -> None:  # fmt: skip
+    """Raise ValueError unless the scores of moves are those of whole structures in each batch."""
+    found = moves.start(centers)[0]
+    for size, score in peers.items():
+        if not torch.allclose(score(centers).double(), found, rtol=1e-4, atol=0):
+            raise ValueError(f"{model}: scores of moves are not those of whole structures, {size} at once")
+
+
+def _many(
+    setting: Setting, nets: dict[str, Any], N: int, box: float, diameter: float, voxels: int
+) -> Iterator[Row]:  # fmt: skip
+    """Proposals a second by moves alone, of more chains than whole structures are scored of."""
+    C = 16 if setting.tiny else 4096
+    for model, net in nets.items():
+        moves: Any = _moves(model, net, box, diameter, voxels)
+        if C * moves.chain_bytes(N) > _MOST:
+            continue
+        (seconds,) = in_turn(
+            _steps(moves, _structures(C, N, box, diameter), box, diameter, 1), repeats=min(3, setting.repeats)
+        )
+        yield Row(
+            what=f"{model}, {C} chains of {N} spheres", unit="proposals/s", samples=[C / s for s in seconds],
+            facts={"bytes_of_the_chains": C * moves.chain_bytes(N)},
+        )  # fmt: skip
 
 
 def chains(setting: Setting) -> Iterator[Row]:
-    """Proposals a second of gpuion.anneal over 1 to 4096 chains: whole structures on the device, moves on a CPU."""
+    """Proposals a second, 1 to 4096 chains: whole structures on the device, recorded or not; moves on a CPU."""
     N, box, voxels = _CELLS[setting.tiny]
     diameter = gpuion.sphere_diameter(91, 75.0, 0.1)
     counts = (1, 2) if setting.tiny else (1, 16, 256, 4096)
@@ -91,6 +150,38 @@ def chains(setting: Setting) -> Iterator[Row]:
                 peer_samples=[C * steps / s for s in seconds[1]] if len(seconds) > 1 else [],
                 limit=Limit(value=alone, what="the network alone, measured", estimate=False),
             )  # fmt: skip
+    yield from _graph(setting, N, box, diameter, voxels)
+
+
+def _graph(setting: Setting, N: int, box: float, diameter: float, voxels: int) -> Iterator[Row]:
+    """Proposals a second on a GPU with the step recorded as a CUDA graph, and launched operation by operation."""
+    if setting.device == "cpu":
+        return  # nothing is recorded there
+    nets = _networks(_structures(8, N, box, diameter), box, diameter, voxels)
+    for C in (2,) if setting.tiny else (16, 256, 4096):
+        centers = _structures(C, N, box, diameter).to(setting.device)
+        for model in ("network", "periodic"):
+            score = surrogate_score(nets[model].to(setting.device), _cell(box, diameter), min(C, 256))
+            steps = 2 if setting.tiny else max(4, 2048 // C)
+            run = functools.partial(
+                _second_half, centers=centers, box=box, diameter=diameter, cycles=1, steps=steps, temperature=1e-3
+            )
+            launched = functools.partial(lambda score, c: score.score(c), score)  # a plain function is not recorded
+            pairs = [(run(score), run(launched)) for _ in range(2 if setting.tiny else 3)]
+            count = C * (steps - steps // 2)
+            yield Row(
+                what=f"{model}, {C} chains, recorded", unit="proposals/s",
+                samples=[count / ours for ours, _ in pairs], peer="launched step by step",
+                peer_samples=[count / theirs for _, theirs in pairs],
+                facts={"steps": steps - steps // 2, "left_out": "the first steps, in which the graph is recorded"},
+            )  # fmt: skip
+
+
+def _second_half(score: Any, **setting: Any) -> float:
+    """Return the seconds of the second half of a cycle; `anneal` waits for the device before it tells of progress."""
+    ticks: list[float] = []
+    gpuion.anneal(score, samples=2, progress=lambda _: ticks.append(time.perf_counter()), **setting)
+    return ticks[1] - ticks[0]
 
 
 def _cell(box: float, diameter: float) -> Any:
@@ -119,19 +210,6 @@ def _moves(model: str, net: Any, box: float, diameter: float, voxels: int) -> In
     if model == "network":
         return network_score(net, box=box)
     return image_score(net, box=box, diameter=diameter, voxels=voxels)
-
-
-def _scores(centers: torch.Tensor, box: float, diameter: float, voxels: int) -> dict[str, tuple[Any, Any]]:
-    """Return each model's scores: of whole structures, and of moves."""
-    found = {}
-    for name, net in _networks(centers, box, diameter, voxels).items():
-        moves = _moves(name, net, box, diameter, voxels)
-        whole = torch.no_grad()(surrogate_score(net, _cell(box, diameter), min(8, len(centers))).score)
-        expected, got = whole(centers).double(), moves.start(centers)[0]
-        if not torch.allclose(expected, got, rtol=1e-4, atol=0):
-            raise ValueError(f"{name}: scores of moves are not those of whole structures")
-        found[name] = Whole(whole), moves
-    return found
 
 
 def _steps(score: Any, centers: torch.Tensor, box: float, diameter: float, rounds: int) -> Callable[[], None]:
