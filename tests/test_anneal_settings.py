@@ -14,7 +14,7 @@ import torch.distributed.run
 from anneal_runs import ROOT
 
 import gpuion
-from gpuion import capacity
+from gpuion import capacity, steps
 from gpuion.capacity import available, check_memory
 from gpuion.config import read_preset
 from gpuion.dataset import write_shard
@@ -187,7 +187,7 @@ def test_the_paper_preset_is_the_papers_rule(script, monkeypatch):
     assert goals == {"max": Objective(), "min": Objective(maximize=False)}
     # And these numbers reach the chains: a small cell, the paper's settings, ten steps.
     seen = []
-    monkeypatch.setattr(gpuion.annealing, "_step", lambda rules, now, move: seen.append((rules, now, move)) or now)
+    monkeypatch.setattr(steps, "propose", lambda rules, now, *move: seen.append((rules, now, move)) or now)
     x = torch.tensor([[[0.5, 0.5, 0.5], [5.5, 5.5, 5.5]]])
     gpuion.anneal(lambda c: c[:, 0, 0] * 0, x, box=10.0, diameter=4.0, cycles=3, steps=4, samples=0)
     heat = [float(now.heat[0]) for _, now, _ in seen]
