@@ -182,8 +182,10 @@ def percolates(centers: Tensor, *, box: float, cutoff: float) -> Tensor:
 def checked_centers(centers: Tensor, box: float) -> Tensor:
     """Return sphere centres, a tensor or an array, as float64 [B, N, 3], none of them moved, or raise ValueError."""
     centers = check_tensor("centers", centers)
-    if centers.ndim != 3 or centers.shape[-1] != 3 or 0 in centers.shape or not centers.is_floating_point():
-        raise ValueError(f"centers must be floats of shape [B, N, 3], got {centers.dtype} {list(centers.shape)}")
+    if centers.ndim != 3 or centers.shape[-1] != 3 or not centers.shape[1] or not centers.is_floating_point():
+        raise ValueError(
+            f"centers must be floats of shape [B, N, 3] with N ≥ 1, got {centers.dtype} {list(centers.shape)}"
+        )
     check_length("box", box)
     x = centers.double()
     if not bool(x.isfinite().all()):

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import hashlib
 import io
@@ -34,10 +35,17 @@ _UNREADABLE = (
 )  # fmt: skip
 
 
+def check_file(path: Path) -> None:
+    """Raise IsADirectoryError where a file is to be written and a folder is."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder; give the name of a file in it", str(path))
+
+
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on success flush it to disk and rename it, else remove it."""
     path = Path(path)
+    check_file(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
     try:
         yield partial

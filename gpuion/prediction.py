@@ -99,14 +99,14 @@ class Predicting(nn.Module):
         Raises
         ------
         ValueError
-            For malformed or no centres, a cell that the model cannot take, spheres of another diameter than those it
+            For malformed centres, a cell that the model cannot take, spheres of another diameter than those it
             learnt from, many more or fewer of them in a volume than it knows, some that overlap, or a batch below 1.
         """
         batch = check_whole("batch", batch, 1)
         check_room(batch, f"{batch} structures at once")
         centers, (box, diameter) = check_centers(centers, box, diameter), check_cell(box, diameter)
         if not len(centers):
-            raise ValueError(f"centers must hold at least one structure, got {list(centers.shape)}")
+            return self._nothing(centers)
         if not self.is_forced:
             self.check_spheres(centers, box, diameter)
         self.eval()
@@ -119,6 +119,12 @@ class Predicting(nn.Module):
         # The mean in the model's own precision, as everywhere else.
         mean = torch.cat([axes.mean(-1) for axes, _ in parts])[: len(centers)].double()
         return Prediction(d_star=mean, spread=spread, quantiles=known, d_star_axes=found)
+
+    def _nothing(self, centers: Tensor) -> Prediction:
+        """Return what is predicted of no structures."""
+        none = centers.new_zeros(0)
+        axes = centers.new_zeros(0, 3) if getattr(self, "per_axis", False) else None
+        return Prediction(d_star=none, spread=none, quantiles=self.quantiles.double(), d_star_axes=axes)
 
     def check_spheres(self, centers: Tensor, box: float, diameter: float) -> None:
         """Raise ValueError for spheres, or for a number of them in a volume, that say nothing to a trained model."""

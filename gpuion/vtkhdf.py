@@ -107,6 +107,7 @@ def write_medium(
     OSError
         If the file cannot be written.
     """
+    files.check_file(check_path("path", path))
     check_kind("medium", medium, Medium)
     if not is_whole(index, 0) or index >= len(medium):
         raise ValueError(f"index must lie in 0 … {len(medium) - 1}, got {reprlib.repr(index)}")

@@ -99,6 +99,8 @@ def _known(data: Dataset) -> dict[str, Any]:
 def _wrapped(centers: Tensor, box: float) -> np.ndarray:
     """Return the centres in [0, box), those that are there bit for bit, in their own precision."""
     x = checked_centers(centers, box).detach().cpu().numpy()
+    if not len(x):
+        raise ValueError(f"a file holds at least one structure, got {list(x.shape)}")
     kind = np.float64 if centers.dtype is torch.float64 else np.float32
     moved = np.mod(x, box).astype(kind)
     moved[moved >= box] = 0  # just below 0, rounded up

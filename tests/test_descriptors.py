@@ -246,3 +246,12 @@ def test_what_cannot_be_used_is_refused(centers, box, cutoff, words):
 def test_percolation_needs_a_cutoff_of_half_a_box():
     with pytest.raises(ValueError, match="box / 2"):
         percolates(torch.zeros(1, 2, 3), box=20.0, cutoff=10.1)
+
+
+def test_an_empty_batch_has_an_empty_answer():
+    none = torch.zeros(0, 3, 3)
+    assert gpuion.pair_distribution(none, box=40.0).shape == (0, 39)
+    found = gpuion.describe(none, box=40.0)
+    assert (found.nearest.shape, found.sizes.shape, found.percolates.shape) == ((0,), (0, 3), (0, 3))
+    with pytest.raises(ValueError, match="with N ≥ 1"):
+        gpuion.describe(none[:, :0], box=40.0)

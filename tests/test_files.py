@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import gpuion
 from gpuion import files
 from gpuion.config import option
 from gpuion.distributed import World
@@ -153,3 +154,16 @@ def test_the_machine_is_its_processor_its_cores_and_the_gpu_in_use(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA X1")
     assert files.provenance()["machine"] == f"{plain}, NVIDIA X1"
+
+
+def test_a_folder_in_a_files_place_is_named(tmp_path):
+    medium = gpuion.Medium(torch.zeros(1, 2, 2, 2, dtype=torch.uint8), torch.ones(1), torch.zeros(1))
+    for write in (
+        lambda: gpuion.write_medium(tmp_path, medium),
+        lambda: gpuion.write_xyz(tmp_path, torch.ones(1, 2, 3), box=9.0, diameter=1.0),
+        lambda: files.write_json(tmp_path, {}),
+    ):
+        with pytest.raises(IsADirectoryError) as error:
+            write()
+        assert str(error.value).endswith(f"is a folder; give the name of a file in it: {str(tmp_path)!r}")
+    assert not list(tmp_path.parent.glob(".*.partial"))

@@ -79,8 +79,8 @@ def test_bad_structures_are_refused():
     net, x = model("nearest"), placed(2)
     with pytest.raises(ValueError, match="batch must be a whole number, 1 or more"):
         net.predict(x, **CELL, batch=0)
-    with pytest.raises(ValueError, match="at least one structure"):
-        net.predict(x[:0], **CELL)
+    with pytest.raises(ValueError, match="shape"):
+        net.predict(x[:, 0], **CELL)
     with pytest.raises(ValueError, match="shape"):
         net.predict(x[0], **CELL)
     with pytest.raises(ValueError, match="coverage must lie between 0 and 1"):
@@ -143,6 +143,18 @@ def test_images_of_other_spheres_are_refused():
         net.predict(x, box=BOX, diameter=DIAMETER / 2)
     with pytest.raises(ValueError, match="is not a whole number"):
         net.predict(x, box=BOX + 0.3, diameter=DIAMETER)
+
+
+@pytest.mark.parametrize("net", every(), ids=["periodic", *ON_CENTERS])
+def test_nothing_is_predicted_of_nothing(net):
+    one, none = net.predict(placed(1), **CELL), net.predict(placed(1)[:0], **CELL)
+    for name, x in vars(one).items():
+        empty = getattr(none, name)
+        assert (empty is None) == (x is None)
+        if name != "quantiles" and x is not None:
+            assert (empty.shape, empty.dtype) == ((0, *x.shape[1:]), x.dtype)
+    low, high = none.interval(0.9)
+    assert len(low) == len(high) == 0
 
 
 def test_distance_is_mahalanobis():
