@@ -53,7 +53,7 @@ class Config:
 
     out: Path = option(Path("runs/data"), "folder for the shards", group="the run", identity=False)
     structures: int | None = option(None, "how many of design or source, all if not given", group="structures")
-    source: str = option("", "a data set to take structures from, in place of a design")
+    source: str = option("", "a data set to take structures from, in place of a design", metavar="PATH")
     of: str = option("", "train, validation or test: the part of the source to take, all of it if not given")
     method: str = option("exact", "exact solve, random walk (kmc), or both", choices=METHODS, group="labels")
     tolerance: float = option(1e-3, "relative error of the exact solve")

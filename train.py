@@ -50,7 +50,7 @@ class Config:
 
     data: tuple[str, ...] = option(("runs/data",), "dataset folders, the original one first", group="files")
     out: Path = option(Path("runs/model"), "folder for the network and its measures", identity=False)
-    checkpoint: str = option("", "a surrogate.pt to start from")
+    checkpoint: str = option("", "a surrogate.pt to start from", metavar="PATH")
     model: str = option("network", "see above", choices=MODELS, group="the model")
     widths: tuple[int, ...] = option((), "channels of the convolutions; the network's own if not given")
     hidden: int = option(32, "width of the fully connected layers")

@@ -27,6 +27,7 @@ from cases import CASES
 from measure import Row, Setting, machine
 from suite import BUDGET, SUITES, UNFINISHED, run_suite
 
+from gpuion.config import Parser
 from gpuion.files import write_json
 
 Case = Callable[[Setting], Iterable[Row]]
@@ -59,7 +60,7 @@ def main(arguments: list[str] | None = None, cases: dict[str, Case] | None = Non
 
 def parse(arguments: list[str] | None, cases: dict[str, Case]) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python bench/run.py", description=__doc__, epilog=None)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--case", nargs="+", choices=list(cases), metavar="NAME", help="cases to run (default: all)")
     what.add_argument("--suite", choices=list(SUITES), help="cases in the order of their worth, a process each")
@@ -67,7 +68,9 @@ def parse(arguments: list[str] | None, cases: dict[str, Case]) -> argparse.Names
     parser.add_argument(
         "--out", type=Path, default=Path("runs/bench"), help="folder for NAME.json (default runs/bench)"
     )
-    parser.add_argument("--scale", choices=["full", "tiny"], default="full")
+    parser.add_argument(
+        "--scale", choices=["full", "tiny"], default="full", help="sizes of the cases; tiny takes a second each"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     cores = torch.get_num_threads()
     parser.add_argument("--threads", type=int, default=cores, help=f"of the CPU (default: torch's, {cores} here)")

@@ -16,9 +16,9 @@ from gpuion.attribution import agreement, exact_pull, pull, saliency
 from gpuion.evaluate import kinds, name_of, part_of
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("data", type=Path)
-parser.add_argument("checkpoint", nargs="+")
-parser.add_argument("--count", type=int, default=4, help="test structures of each family")
+parser.add_argument("data", type=Path, help="folder of labelled structures, of which the test part is taken")
+parser.add_argument("checkpoint", nargs="+", help="surrogate.pt of train.py")
+parser.add_argument("--count", type=int, default=4, help="test structures of each family (default 4)")
 parser.add_argument("--picture", type=Path, help="a file for the arrows of the last chained one")
 given = parser.parse_args()
 

@@ -14,9 +14,9 @@ from gpuion.evaluate import part_of
 from gpuion.labeling import label
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("data")
-parser.add_argument("--count", type=int, default=56, help="test structures")
-parser.add_argument("--tolerance", type=float, default=5e-3, help="of the labels")
+parser.add_argument("data", help="folder of labelled structures, of which the test part is taken")
+parser.add_argument("--count", type=int, default=56, help="test structures (default 56)")
+parser.add_argument("--tolerance", type=float, default=5e-3, help="relative error of the labels (default 5e-3)")
 given = parser.parse_args()
 
 data = part_of(given.data, "test")

@@ -32,8 +32,8 @@ def option(default: Any, text: str, **metadata: Any) -> Any:
 
     Metadata: `identity=False` if the value does not change the result; `file_only=True` if there is no flag;
     `flags={"--flag": value}` for flags that set the field to a constant; `choices=(…)`; `words=(…)` that a number's
-    field takes, too; `aliases=(…)`, other names of the flag; `group="…"`, the heading in `--help` of this field and of
-    those after it.
+    field takes, too; `aliases=(…)`, other names of the flag; `metavar="PATH"`, what its value is called; `group="…"`,
+    the heading in `--help` of this field and of those after it.
     """
     return dataclasses.field(default=default, metadata={"help": text, **metadata})
 
@@ -167,13 +167,19 @@ def _add_flag(parser: Any, field: Any, kind: Any) -> None:
     told = f" (default: {_shown(field.default)})" if _is_told(field.default) else ""
     options["help"] = (field.metadata["help"] + told).replace("%", "%%")
     first = typing.get_args(kind)[0] if typing.get_origin(kind) in {tuple, types.UnionType} else kind
+    metavar = field.metadata.get("metavar") or _METAVARS.get(first)
     if kind is bool:
         options["action"] = argparse.BooleanOptionalAction
     elif typing.get_origin(kind) is tuple:
-        options |= {"nargs": "+", "type": first, "action": _Tuple, "metavar": _METAVARS.get(first)}
+        options |= {
+            "nargs": "+",
+            "type": first,
+            "action": _Tuple,
+            "metavar": field.metadata.get("metavar") or _METAVARS.get(first),
+        }
     else:
         if not field.metadata.get("choices"):
-            options["metavar"] = _METAVARS.get(first)
+            options["metavar"] = metavar
         options |= {"type": _reader(kind, field.metadata.get("words")), "choices": field.metadata.get("choices")}
     names = (field.name, *field.metadata.get("aliases", ()))
     parser.add_argument(*("--" + name.replace("_", "-") for name in names), **options)

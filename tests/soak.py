@@ -78,7 +78,7 @@ def slope(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
 def main(words: list[str] | None = None) -> int:
     """Read the command line, work, judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--minutes", type=float, default=20.0, help="how long to work (default 20)")
     given, draw, rows, began = parser.parse_args(words), random.Random(0), [], time.monotonic()  # noqa: S311
     with tempfile.TemporaryDirectory() as folder:
         while (now := (time.monotonic() - began) / 60) < given.minutes or len(rows) < 8:

@@ -107,3 +107,14 @@ def test_a_value_is_called_by_its_type(monkeypatch):
     assert "[--axis {0,1,2}] [--device TEXT] sources" in usage
     usage = " ".join(parser_of("gpuion.designs", monkeypatch).format_usage().split())
     assert usage == "usage: python -m gpuion.designs [-h] --out PATH [--tolerance X] data"
+
+
+def test_paths_are_called_so(monkeypatch):
+    for command, flag in (("simulate", "--source"), ("train", "--checkpoint"), ("anneal", "--checkpoint")):
+        assert f"[{flag} PATH]" in " ".join(parser_of(command, monkeypatch).format_usage().split())
+    assert "must be given" in parser_of("anneal", monkeypatch).format_help().partition("--data")[2][:3000]
+
+
+def test_the_report_says_when_it_ends_with_3(monkeypatch):
+    assert "  3    written, but annealing found nothing" in parser_of("gpuion.report", monkeypatch).format_help()
+    assert "  3    " not in parser_of("gpuion.paper", monkeypatch).format_help()
