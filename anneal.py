@@ -48,8 +48,12 @@ CYCLES = {"max": 50, "min": 100}  # the paper's
 class Config:
     """What to anneal and how."""
 
-    data: tuple[str, ...] = option((), "folders of labelled structures; the first has the unit of D*", group="files")
-    checkpoint: str = option("", "the surrogate, a file of train.py; the one that comes with gpuion if not given")
+    data: tuple[str, ...] = option(
+        (), "folders of labelled structures, which must be given; the first has the unit of D*", group="files"
+    )
+    checkpoint: str = option(
+        "", "the surrogate, a file of train.py; the one that comes with gpuion if not given", metavar="PATH"
+    )
     out: Path = option(Path("runs/annealed"), "folder for shards, traces and summary", identity=False)
     objective: str = option("mean", "what of D* to go by", choices=tuple(objectives.DIRECTIONS), group="the aim")
     target: float | None = option(None, "the D* that objective target is after")
@@ -161,6 +165,8 @@ def check(config: Config) -> None:
     if not config.data:
         raise ConfigError("give --data FOLDER (of simulate.py)")
     check_least(config, chains=1, relabel=0, relabel_min=0, batch=1, seed=0, exchange=1, exchange_every=1, rounds=0)
+    if config.rounds:
+        rounds.check(config)
     if not 0 < config.tolerance < 1:
         raise ConfigError(f"tolerance must lie between 0 and 1, got {config.tolerance}")
     for d in config.goals:

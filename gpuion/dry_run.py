@@ -5,6 +5,7 @@ Times are of this machine as busy as it is, and scale with the number of structu
 Legend: n structures, N particles, C chains.
 """
 
+import copy
 import functools
 import math
 import time
@@ -37,6 +38,7 @@ from gpuion.training import Plan, Samples
 _EDGE = 80  # sites: larger lattices are timed on coarser ones
 _LONG = 10.0  # seconds of one calibration, about
 _ATTEMPTS = 2e6  # of the shorter walk of a calibration
+_CHAINS = 8  # that are timed, for all of them
 _FIELDS = {"cpu": 6, "cuda": 14}  # in flight in a solve, as `gpuion.homogenization` counts them
 
 
@@ -160,22 +162,14 @@ def anneal(config: Any, data: Dataset, net: Model | None, goals: dict[str, Objec
     """Tell of a run of anneal.py."""
     N, members, total = data.centers.shape[1], config.chains * config.exchange, 0.0
     print(f"would anneal {members} chains of {N} spheres {' and '.join(goals)}, by {config.score}")
-    _files(config.out, "run.json, state-*.pt, shards of labels, summary.json, traces.json, timing.json")
+    made = "run.json, state-*.pt, shards of labels, summary.json, traces.json, timing.json"
+    if config.rounds:
+        folders = " and ".join(f"{kind}-1 … {kind}-{config.rounds}" for kind in ("round", "model"))
+        made = f"run.json, rounds.json, {folders}, of a run of anneal.py and of train.py each, at most"
+    _files(config.out, made)
     for d, goal in goals.items():
-        ids, cycles = config.ids(world, d), config.cycles_of(d)
-        score = score_of(net, data, goal, config.batch, config.tolerance)
-        first = starts(data, ids, "random", maximize=goal.maximize, seed=config.seed)
-        run = functools.partial(
-            move, score, first, box=data.box, diameter=data.diameter, cycles=1, samples=1, maximize=goal.maximize
-        )
-        run(steps=1)  # compiles what is not
-        one, more = (_timed(functools.partial(run, steps=k)) for k in (1, 5))
-        each = max(more - one, 1e-6) / 4
-        print(
-            f"{d}: {each:.3g} s a step of {len(ids)} chains (measured, 4 steps), {one:.3g} s to begin a cycle "
-            f"(measured), {cycles} cycles of {config.steps} steps"
-        )
-        total += cycles * (one + each * (config.steps - 1))
+        first = starts(data, config.ids(world, d)[:_CHAINS], "random", maximize=goal.maximize, seed=config.seed)
+        total += _chains(config, data, net, goal, first, len(config.ids(world, d)))
     kept = sum(config.cycles_of(d) * min(config.samples, config.steps) for d in goals)
     held = members * kept * (12 * N + 8)
     solve = lambda: label(  # noqa: E731
@@ -190,7 +184,47 @@ def anneal(config: Any, data: Dataset, net: Model | None, goals: dict[str, Objec
         f"memory of a process: {_bytes(_peak(world))}, its peak until now (measured), and {_bytes(held)} of "
         f"structures visited (formula: {kept} a chain of 12 N + 8 bytes)"
     )
-    _total(total + each * wanted / world.size, world)
+    seconds = total + each * wanted / world.size
+    if config.rounds and net is not None:
+        seconds = config.rounds * seconds + _relearning(config, data, net, wanted) / world.size
+    _total(seconds, world)
+
+
+def _chains(config: Any, data: Dataset, net: Model | None, goal: Objective, first: Tensor, chains: int) -> float:
+    """Return the seconds of this process's chains in a direction, from those of some that begin at `first`."""
+    score, cycles = score_of(net, data, goal, config.batch, config.tolerance), config.cycles_of(goal.direction)
+    run = functools.partial(
+        move, score, first, box=data.box, diameter=data.diameter, cycles=1, samples=1, maximize=goal.maximize
+    )
+    run(steps=1)  # compiles what is not
+    some, scale = len(first), chains / max(len(first), 1)
+    one, more = (scale * _timed(functools.partial(run, steps=k)) for k in (1, 5))
+    each = max(more - one, 1e-6) / 4
+    rests = "4 steps" if some == chains else f"4 steps of {some} of them"
+    print(
+        f"{goal.direction}: {each:.3g} s a step of {chains} chains (measured, {rests}), {one:.3g} s to begin a cycle "
+        f"(measured), {cycles} cycles of {config.steps} steps"
+    )
+    return cycles * (one + each * (config.steps - 1))
+
+
+def _relearning(config: Any, data: Dataset, net: Model, labels: int) -> float:
+    """Return the seconds of the retrainings of all rounds, each on the data and on the labels until then."""
+    net, n, V = copy.deepcopy(net), min(16, len(data)), int(net.meta["voxels"])
+    some = Samples(
+        centers=data.centers[:n], target=data.d_star[:n].float(), id=data.id[:n],
+        axes=(data.diffusivity[:n] / data.d_reference).float(),
+        box=data.box, diameter=data.diameter, voxels=V,
+    ).to(net.output_shift.device)  # fmt: skip
+    plan, alone = Plan(epochs=1000, batch=n, learning_rate=1e-6), World(rank=0, size=1, device=some.centers.device)
+    prepare = _timed(lambda: training.prepared(net, some)) / n
+    some, optimizer = training.prepared(net, some), training.optimizer_for(net, plan)
+    epoch = lambda: training.train_epoch(net, optimizer, some, epoch=0, plan=plan, world=alone)  # noqa: E731
+    epoch()  # brings in all code
+    learn = _timed(epoch) / n
+    print(f"relearning: {learn:.3g} s a structure and epoch (measured, {n} at once), {config.epochs} epochs a round")
+    met = sum(len(data) + k * labels for k in range(1, config.rounds + 1))
+    return met * (prepare + config.epochs * learn)
 
 
 def _first(samples: Samples, n: int) -> Samples:
@@ -229,12 +263,17 @@ def _files(folder: Path, names: str) -> None:
 
 
 def _bytes(count: float) -> str:
-    return f"{count / 1e9:.2g} GB" if count >= 1e8 else f"{count / 1e6:.2g} MB"
+    return f"{_short(count / 1e9)} GB" if count >= 1e8 else f"{_short(count / 1e6)} MB"
+
+
+def _short(number: float) -> str:
+    """Return two digits, or all before the point."""
+    return f"{number:.2g}" if number < 99.5 else f"{number:.0f}"
 
 
 def _total(seconds: float, world: World) -> None:
     """Print how long it would take in all."""
     units = {"days": 86400, "hours": 3600, "minutes": 60}
     unit, size = next((u for u in units.items() if seconds > 2 * u[1]), ("seconds", 1))
-    text = "not foreseen" if math.isnan(seconds) else f"about {seconds / size:.2g} {unit}"
+    text = "not foreseen" if math.isnan(seconds) else f"about {_short(seconds / size)} {unit}"
     print(f"time: {text} on {world.size} process(es) like this one; nothing was written")

@@ -11,6 +11,7 @@ that is finished; stopped, the same command goes on within the one that is not, 
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,12 +48,7 @@ def run(config: Any, search: Callable[[Any], None], train: Any) -> list[dict[str
     CheckpointError
         For a checkpoint that does not say how it was trained and how large its error is.
     """
-    made = len(config.goals) * config.chains  # in each round, at least
-    if config.score != "surrogate" or config.force or made < 5:
-        raise ConfigError(
-            "rounds train a surrogate of the data's cell, on 5 structures or more a round: leave out --force and "
-            f"--score exact, and give more --chains than {config.chains} if there are {made} winners"
-        )
+    check(config)
     world, first = start(config.device), config.checkpoint or str(PRETRAINED)
     content = {"data": open_dataset(config.data).fingerprint, "checkpoint": fingerprint(load_surrogate(first))}
     with files.claim_folder(config.out, "anneal --rounds", config, world, content):
@@ -71,6 +67,25 @@ def run(config: Any, search: Callable[[Any], None], train: Any) -> list[dict[str
             print(f"after {len(rows)} rounds predicted and exact D* of the winners {ending}; {config.out / NAME}")
     world.close()
     return rows
+
+
+def check(config: Any) -> None:
+    """Raise ConfigError for what rounds cannot do."""
+    if config.score != "surrogate":
+        raise ConfigError("rounds train a surrogate, and --score exact has none: leave out one of the two")
+    if config.force:
+        raise ConfigError("rounds train a surrogate of the data's cell: leave out --force, or --rounds")
+    if config.objective != "mean":
+        raise ConfigError(
+            f"rounds learn D*, and judge winners by its mean, not by objective {config.objective!r}: leave out "
+            "--rounds, anneal once, and train with train.py on what was labelled"
+        )
+    made = len(config.goals) * config.chains  # in each round, at least
+    if made < 5:
+        raise ConfigError(
+            f"rounds learn from 5 structures or more each, and {config.chains} chains each way have {made} winners: "
+            f"give --chains {math.ceil(5 / len(config.goals))} or more"
+        )
 
 
 def _round(

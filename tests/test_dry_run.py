@@ -11,6 +11,7 @@ from rehearsal import rehearse
 
 import gpuion
 from gpuion import dry_run
+from gpuion.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 SMALL = """
@@ -115,6 +116,25 @@ def test_anneal(run, tmp_path, data):
     assert f"{visited / 1e6:.2g} MB of structures visited (formula: 30 a chain" in said
 
 
+def test_many_chains_are_timed_by_a_few(run, data):
+    flags = ["--data", data, "--score", "exact", "--tolerance", 0.1, "--chains", 500, "--cycles", 1, "--steps", 9]
+    said = run("anneal", *flags, "--maximize", "--dry-run")
+    assert "a step of 500 chains (measured, 4 steps of 8 of them)" in said
+
+
+def test_rounds_are_foreseen_and_refused_as_they_are(run, tmp_path, data):
+    run("train", "--data", data, "--model", "network", "--epochs", 1)
+    before = everything(tmp_path)
+    flags = ["--data", data, "--checkpoint", "train-out/surrogate.pt", "--chains", 3, "--steps", 4, "--cycles", 1]
+    said = run("anneal", *flags, "--relabel", 0, "--rounds", 50, "--dry-run")
+    assert everything(tmp_path) == before
+    assert "rounds.json, round-1 … round-50 and model-1 … model-50" in said
+    assert re.search(r"relearning: \S+ s a structure and epoch \(measured, 10 at once\), 3 epochs a round", said)
+    for more in (["--score", "exact"], ["--force"], ["--objective", "x"], ["--maximize"]):
+        with pytest.raises(ConfigError, match=r"rounds (learn|train)"):
+            run("anneal", *flags, *more, "--rounds", 2, "--dry-run")
+
+
 def test_on_a_gpu(run, tmp_path, data):
     with rehearse():
         flags = ["--random", 2, "--method", "both", "--walkers", 20, "--time", 5, "--device", "cuda", "--dry-run"]
@@ -127,7 +147,7 @@ def test_on_a_gpu(run, tmp_path, data):
 
 
 def test_the_times_add_up(capsys):
-    for seconds, text in ((1.0, "1 seconds"), (119, "1.2e+02 seconds"), (600, "10 minutes"), (9000, "2.5 hours"),
-                          (3 * 86400, "3 days"), (float("nan"), "not foreseen")):  # fmt: skip
+    for seconds, text in ((1.0, "1 seconds"), (119, "119 seconds"), (7100, "118 minutes"), (600, "10 minutes"),
+                          (9000, "2.5 hours"), (3 * 86400, "3 days"), (float("nan"), "not foreseen")):  # fmt: skip
         dry_run._total(seconds, gpuion.distributed.World(rank=0, size=1, device=torch.device("cpu")))
         assert text in capsys.readouterr().out

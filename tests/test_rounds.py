@@ -194,8 +194,12 @@ def test_what_is_done_is_not_done_again_and_more_rounds_go_on(go, scripts, whole
 
 
 def test_what_cannot_be_retrained_is_refused_before_work(go, made, tmp_path):
-    for flags in (["--score", "exact"], ["--force"], ["--maximize"]):
-        with pytest.raises(ConfigError, match="rounds train a surrogate"):
+    for flags, message in (
+        (["--score", "exact"], "--score exact has none"), (["--force"], "leave out --force, or --rounds"),
+        (["--maximize"], "3 chains each way have 3 winners: give --chains 5 or more"),
+        (["--objective", "even"], "not by objective 'even'"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=message):
             go(tmp_path / "out", "--rounds", "2", *flags)
     net = training.load_surrogate(made / "sure.pt")
     save_checkpoint(tmp_path / "half.pt", net, {name: x for name, x in net.meta.items() if name != "metrics"})
