@@ -17,6 +17,7 @@ sys.path.insert(0, str(BENCH))
 import cases_solve  # noqa: E402
 import measure  # noqa: E402
 import peers  # noqa: E402
+import rejection_free  # noqa: E402
 import run  # noqa: E402
 
 import gpuion  # noqa: E402
@@ -172,3 +173,12 @@ def test_the_plain_walk_is_the_walk_of_the_medium():
     error = D.std() / math.sqrt(walkers)
     assert abs(D.mean() - exact) < 3 * error
     assert 3 * error < 0.1 * exact
+
+
+@pytest.mark.slow
+def test_the_walk_without_rejections_samples_the_same_process():
+    row = rejection_free.compare(1, walkers=400, quads=20, repeats=1)
+    ours, other = row["null_event_hops"], row["rejection_free_hops"]
+    # A walker's hops deviate by less than their mean, the sum over 400 by a twentieth; five sigma of a difference.
+    assert abs(ours - other) <= 5 * math.sqrt(2) / 20 * max(ours, other)
+    assert row["ratio"] > 0

@@ -159,3 +159,11 @@ def test_predictions_are_remembered_by_what_they_are_made_of(run, tmp_path):
 def test_equal_runs_make_equal_pdfs(run, drawn):  # noqa: ARG001
     figures = [plots.families({"random": np.array([0.1, 0.2])}, best=0.2, worst=0.1) for _ in range(2)]
     assert plots.pdf(figures[0]) == plots.pdf(figures[1])
+
+
+def test_it_is_said_where_the_order_of_two_point_functions_is_reversed():
+    """The paper's is that others tell less than g(r)."""
+    rows = [
+        published._order({"g(r)": first, "S₂": 55.0, "L": 43.0}).startswith("reversed here: ") for first in (66.0, 20.0)
+    ]
+    assert rows == [True, False]
