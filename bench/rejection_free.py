@@ -7,6 +7,7 @@ of the six hops by its rate, so that nothing is rejected. Both sample the same p
 have the same standard error, and the ratio of seconds is the ratio of costs.
 """
 
+import argparse
 import math
 import statistics
 import time
@@ -127,6 +128,7 @@ def compare(sites_per_voxel: int, *, walkers: int = 400, quads: int = 200, repea
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     for sites in (1, 2, 3, 5):
         row = compare(sites)
         print(f"{sites} sites per voxel: " + ", ".join(f"{name} {x:.3g}" for name, x in row.items()))

@@ -110,7 +110,7 @@ def test_traces_are_of_all_rounds_and_of_what_was_polished(run):
     )
     assert set(numbers["acceptance"]) == {"max", "min"}
     for name in ("traces", "acceptance"):
-        shown = [axes.get_title().split(":")[0] for axes in figures[name][0].axes]
+        shown = [axes.get_title(loc="left").split(":")[0] for axes in figures[name][0].axes]
         assert shown == [each for each in (*rounds, "polish") for _ in range(2)]
     assert [axes.get_ylabel() for axes in figures["traces"][0].axes] == ["predicted D*"] * 6 + ["exact D*"] * 2
     assert ", of polish exact, at the end" in figures["traces"][1]
