@@ -3,6 +3,7 @@
 The figure of `coverage report` mixes lines and branches, and lines are the more: it hides branches that no test takes.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ LEAST = 90.0
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__).parse_args()
     command = [sys.executable, "-m", "coverage", "json", "-q", "--fail-under", "0", "-o", "-"]
     totals = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)["totals"]
     taken, branches = totals["covered_branches"], totals["num_branches"]
