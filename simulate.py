@@ -35,7 +35,7 @@ from gpuion.config import check_least, option, parse, settings
 from gpuion.derived import Derived, derive
 from gpuion.design import Design, choose
 from gpuion.distributed import start
-from gpuion.errors import ConfigError, fail, run_script
+from gpuion.errors import ConfigError, codes, fail, run_script
 from gpuion.labeling import Labels, beyond, label
 from gpuion.medium import whole
 from gpuion.shards import METHODS, is_whole
@@ -84,7 +84,7 @@ class Config:
 
 def main() -> None:
     """Place, label, write, report."""
-    config = parse(Config, Path(__file__).parent, __doc__ or "")
+    config = parse(Config, Path(__file__).parent, __doc__ or "", ends=codes("labelled, but walks contradict solves"))
     with settings():
         structures, shards = check(config)
     world = start(config.device)

@@ -72,8 +72,12 @@ class Parser(argparse.ArgumentParser):
         fail(f"{message} (see {self.prog} --help)", 2)
 
 
-def parse(cls: type[C], root: Path, doc: str, argv: list[str] | None = None, prog: str | None = None) -> C:
+def parse(
+    cls: type[C], root: Path, doc: str, argv: list[str] | None = None, prog: str | None = None, ends: str = CODES
+) -> C:  # fmt: skip
     """Return a `cls` filled from defaults, preset, config file and flags, in that order; `prog` is for messages.
+
+    `ends` tells the exit codes in --help.
 
     Raises
     ------
@@ -81,7 +85,7 @@ def parse(cls: type[C], root: Path, doc: str, argv: list[str] | None = None, pro
         For an unknown preset, an unreadable file, an unknown key or a value of the wrong type.
     """
     called = Path(sys.argv[0])
-    parser = Parser(prog=prog or called.name, description=doc)
+    parser = Parser(prog=prog or called.name, description=doc, epilog=ends)
     files = parser.add_argument_group("settings from files, which flags go before")
     known = ", ".join(sorted(path.stem for path in (root / "configs").glob("*.toml")))
     files.add_argument("--preset", metavar="NAME", help=f"a file of configs/ without its ending: {known}")

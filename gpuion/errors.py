@@ -25,6 +25,11 @@ CODES = """exit codes:
   143  stopped by SIGTERM; the same command goes on"""
 
 
+def codes(amiss: str) -> str:
+    """Return the exit codes of a command that ends with 3 where it did all and found something amiss."""
+    return CODES.replace("  130", f"  3    {amiss}\n  130", 1)
+
+
 class GpuionError(Exception):
     """Base of the errors that are a user's to mend."""
 

@@ -26,7 +26,7 @@ import torch
 from gpuion import files, findings, paper, plots, timing
 from gpuion.config import Parser
 from gpuion.dataset import Dataset
-from gpuion.errors import CODES, GpuionError, fail, run_script
+from gpuion.errors import GpuionError, codes, fail, run_script
 from gpuion.findings import Run
 from gpuion.gallery import Arrangement, arrangements, pictures
 from gpuion.headlines import headlines
@@ -40,8 +40,8 @@ from gpuion.viewer import section
 
 def main() -> None:
     """Read, compute, write."""
-    codes = CODES.replace("  130", "  3    written, but annealing found nothing beyond what was placed\n  130", 1)
-    parser = Parser(prog="python -m gpuion.report", description=__doc__, epilog=codes)
+    told = codes("written, but annealing found nothing beyond what was placed")
+    parser = Parser(prog="python -m gpuion.report", description=__doc__, epilog=told)
     parser.add_argument_group("files").add_argument("run", type=Path, help="the run folder")
     given = parser.parse_args()
     try:

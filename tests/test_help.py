@@ -115,6 +115,7 @@ def test_paths_are_called_so(monkeypatch):
     assert "must be given" in parser_of("anneal", monkeypatch).format_help().partition("--data")[2][:3000]
 
 
-def test_the_report_says_when_it_ends_with_3(monkeypatch):
+def test_commands_that_end_with_3_say_when(monkeypatch):
+    assert "  3    labelled, but walks contradict" in parser_of("simulate", monkeypatch).format_help()
     assert "  3    written, but annealing found nothing" in parser_of("gpuion.report", monkeypatch).format_help()
     assert "  3    " not in parser_of("gpuion.paper", monkeypatch).format_help()
