@@ -65,7 +65,7 @@ def room_for(distance: Tensor, cutoff: float, margin: float) -> Room:
     contacts, slots = int(near.sum(1).max()) // 2, int(near.max())
     return Room(
         contacts=min(math.ceil(margin * (contacts + 1) / _STEP) * _STEP, N * (N - 1) // 2),
-        slots=min(math.ceil(margin * (slots + 1)), N - 1),
+        slots=min(math.ceil(margin * (slots + 1) / 4) * 4, N - 1),
     )
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+_HALVED = 512  # rows of a triangular system, and more
 _GROUND = 1e-9  # of the largest conductance at a sphere: a cluster that nothing else holds has one potential
 
 
@@ -129,7 +130,7 @@ def _solve(circuit: Circuit, kernels: list[Tensor]) -> _Solution:
     # Differences of potential along the contacts, of unit potentials and of unit fields.
     incidence = (circuit.ends[..., None] == torch.arange(N, device=root.device)).to(root.dtype)
     drops = torch.cat([incidence[:, 1] - incidence[:, 0], vector], -1) * root
-    reduced = torch.linalg.solve_triangular(factor, drops, upper=False)
+    reduced = _substitute(factor, drops, upper=False)
     laplacian = (reduced.mT @ reduced).double()
     matrix, force = _bath(circuit)
     h, waves = circuit.coupling.double(), circuit.waves.double()
@@ -143,12 +144,10 @@ def _solve(circuit: Circuit, kernels: list[Tensor]) -> _Solution:
     system[:, N:, N:].diagonal(dim1=1, dim2=2).add_(ground)
     right = -torch.cat([laplacian[:, :N, N:], force], 1)
     lower = _cholesky(system)
-    half = torch.linalg.solve_triangular(lower, right, upper=False)
-    potential = torch.linalg.solve_triangular(lower.mT, half, upper=True)
+    potential = _substitute(lower.mT, _substitute(lower, right, upper=False), upper=True)
     sphere, bath = potential[:, :N], potential[:, N:]
     drop = vector + _difference(sphere.to(root.dtype), circuit.ends)
-    inner = torch.linalg.solve_triangular(factor, drop * root, upper=False)
-    current = torch.linalg.solve_triangular(factor.mT, inner, upper=True) * root
+    current = _substitute(factor.mT, _substitute(factor, drop * root, upper=False), upper=True) * root
     return _Solution(current=current, sphere=sphere, bath=bath)
 
 
@@ -214,6 +213,19 @@ def _cholesky(matrix: Tensor) -> Tensor:
     """Return the lower factor, NaN where there is none: of a GPU, the host does not wait to know."""
     factor, failed = torch.linalg.cholesky_ex(matrix)
     return factor.masked_fill_((failed != 0)[..., None, None], math.nan)
+
+
+def _substitute(factor: Tensor, right: Tensor, *, upper: bool) -> Tensor:
+    """Return the solution of a triangular system, by halves on a GPU if it is large: torch 2.11 may ask MAGMA."""
+    n = factor.shape[-1]
+    if not factor.is_cuda or n <= _HALVED:
+        return torch.linalg.solve_triangular(factor, right, upper=upper)
+    ends = [slice(0, n // 2), slice(n // 2, n)]
+    last, first = ends if upper else ends[::-1]
+    known = _substitute(factor[:, first, first], right[:, first], upper=upper)
+    other = right[:, last] - factor[:, last, first] @ known
+    found = [known, _substitute(factor[:, last, last], other, upper=upper)]
+    return torch.cat(found[::-1] if upper else found, 1)
 
 
 def _shell_powers(circuit: Circuit, kernels: list[Tensor], current: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from gpuion.tempering import Ladder
 
 _LOADED = 64  # T
 _MARGIN = 1.25  # room over what the structures need as a cycle begins
-_WARM = 2  # times that a step is made before it is recorded, for the libraries to set up
+_MOST = 16  # times the room as a cycle begins, at most: what does not fit then is no matter of room
 
 
 class Recorded:
@@ -46,7 +46,7 @@ class Recorded:
             self._score = self._fixed(self._first, self._margin)
         while True:
             after = self._go(dataclasses.replace(rules, score=self._score), chains, some, rungs)
-            if self._score.complete or bool(after.finite.all()):
+            if self._score.complete or self._margin > _MOST or bool(after.finite.all()):
                 return after
             self._margin *= 2
             self._score = self._fixed(self._first, self._margin)
@@ -120,16 +120,24 @@ def record(function: Callable[..., None], tensors: Sequence[Tensor]) -> Callable
     RuntimeError
         If the host has to wait for the device somewhere in it.
     """
-    before = [x.clone() for x in tensors]
-    side, here = torch.cuda.Stream(), torch.cuda.current_stream()
-    side.wait_stream(here)
-    with torch.cuda.stream(side):
-        for _ in range(_WARM):
-            function(*tensors)
-    here.wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        function(*tensors)
-    for x, value in zip(tensors, before, strict=True):
-        x.copy_(value)
+    with torch.cuda.device(tensors[0].device):
+        before = [x.clone() for x in tensors]
+        side, here, mode = torch.cuda.Stream(), torch.cuda.current_stream(), torch.cuda.get_sync_debug_mode()
+        side.wait_stream(here)
+        try:
+            with torch.cuda.stream(side):  # that of the graph, too: libraries set up for each stream
+                function(*tensors)
+                torch.cuda.set_sync_debug_mode("error")  # a graph that fails on the way leaves torch 2.11 unable to
+                function(*tensors)  # record another
+        finally:
+            torch.cuda.set_sync_debug_mode(mode)
+            here.wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+                function(*tensors)
+        finally:
+            torch.cuda.set_stream(here)  # torch leaves it where it was if recording fails
+        for x, value in zip(tensors, before, strict=True):
+            x.copy_(value)
     return graph.replay

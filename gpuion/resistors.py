@@ -185,7 +185,10 @@ class ResistorNetwork(Predictor):
         edge = float(box[0])  # one of all: a batch is of one cell
         found = trimmed(Contacts(ends=ends.long(), vector=vector, distance=distance, real=real, slots=slots.long()))
         waves = wave_vectors(edge, REACH).to(centers.device)
-        return self._diffusivity(found, around, beside, centers.double(), edge, waves)
+        D = self._diffusivity(found, around, beside, centers.double(), edge, waves)
+        if not D.is_cuda and bool(D.isnan().any()):  # on a GPU the host would wait to know
+            raise torch.linalg.LinAlgError("a circuit has no solution: its weights, or its centres, are no numbers")
+        return D
 
     def _diffusivity(
         self, found: Contacts, around: Tensor, beside: Tensor, centers: Tensor, edge: float, vectors: Tensor

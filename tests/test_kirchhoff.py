@@ -5,7 +5,10 @@ import math
 
 import pytest
 import torch
+from rehearsal import rehearse
 
+import gpuion
+from gpuion import kirchhoff
 from gpuion.contacts import contacts, lengths, vectors
 from gpuion.kirchhoff import Circuit, plane_waves, power, wave_vectors
 
@@ -135,3 +138,30 @@ def test_shapes_that_do_not_fit():
     base = circuit(cloud(), cutoff=25.0)
     with pytest.raises(ValueError, match=r"slots \[B, N, K\]"):
         power(dataclasses.replace(base, conductance=base.conductance[:, 1:]))
+
+
+@pytest.mark.parametrize("upper", [False, True])
+def test_large_triangles_go_in_halves_on_a_gpu(upper, monkeypatch):
+    monkeypatch.setattr(kirchhoff, "_HALVED", 5)
+    draw = torch.Generator().manual_seed(0)
+    lower = torch.rand(3, 23, 23, generator=draw, dtype=torch.float64).tril() + 3 * torch.eye(23, dtype=torch.float64)
+    right = torch.rand(3, 23, 4, generator=draw, dtype=torch.float64)
+    factor = lower.mT if upper else lower
+    with rehearse():
+        found = kirchhoff._substitute(factor.to("cuda"), right.to("cuda"), upper=upper).cpu()
+    assert torch.allclose(factor @ found, right, rtol=0, atol=1e-14)  # some twenty roundings of 1e-16
+
+
+def test_a_circuit_without_a_solution_is_no_number_and_an_error_on_a_cpu():
+    matrix = torch.eye(4).repeat(2, 1, 1)
+    matrix[1, 2, 2] = -1
+    factor = kirchhoff._cholesky(matrix)
+    assert torch.equal(factor[0], torch.eye(4))
+    assert bool(factor[1].isnan().all())
+    net = gpuion.load_surrogate()
+    centers = gpuion.place("random", n_structures=1, n_particles=12, box=50.0, diameter=9.6024)
+    given = net.prepare(centers, 50.0, 9.6024)
+    with torch.no_grad():
+        net.orders.fill_(math.nan)
+        with pytest.raises(torch.linalg.LinAlgError, match="no solution"):
+            net(*given)

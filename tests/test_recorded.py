@@ -189,10 +189,12 @@ def test_what_cannot_be_recorded_goes_step_by_step():
     assert torch.equal(here.visited, there.visited.cpu())
 
 
-@pytest.mark.parametrize("model", ["network", "periodic"])
-def test_networks_are_recorded(model, real, recwarn):
+@pytest.mark.parametrize(
+    ("model", "chains", "particles"), [("network", 4, 12), ("network", 1, 27), ("periodic", 4, 12)]
+)
+def test_networks_are_recorded(model, chains, particles, real, recwarn):
     net = gpuion.load_surrogate(PRETRAINED) if model == "network" else image_net()
-    score, centers = surrogate_score(net.to("cuda"), LIKE, 4), place(4).to("cuda")
+    score, centers = surrogate_score(net.to("cuda"), LIKE, 4), place(chains, particles=particles).to("cuda")
     setting = SETTING | {"steps": 200 if real else 20, "samples": 4}
     first, again = (gpuion.anneal(score, centers, **setting) for _ in range(2))
     assert not recwarn.list
@@ -232,3 +234,25 @@ def test_room_is_decided_as_a_cycle_begins():
         state = gpuion.anneal(Each(whole, fixed), place(2).to("cuda"), **SETTING | {"samples": 7})
     assert [margin for _, margin in asked] == [1.25, 1.25]
     assert torch.equal(asked[1][0].cpu(), state.visited[:, 6].cpu())
+
+
+def test_a_crowded_cell_is_recorded(real, recwarn):
+    # Some 300 contacts, on a real GPU with room for more than 512: larger systems than libraries solve in one.
+    score = surrogate_score(gpuion.load_surrogate(PRETRAINED).to("cuda"), LIKE, 4)
+    wide = Each(score.score, lambda centers, margin: score.fixed(centers, margin * (3 if real else 1)))
+    centers = place(9 if real else 1, particles=60 if real else 27).to("cuda")
+    found = gpuion.anneal(wide, centers, **SETTING | {"steps": 40 if real else 5, "samples": 2})
+    assert not recwarn.list
+    assert torch.allclose(found.score, score(found.centers).double(), rtol=5e-5)
+
+
+@pytest.mark.gpu
+def test_a_failed_recording_leaves_nothing_behind(real):
+    here = torch.cuda.current_stream()
+    x = torch.arange(4.0, device="cuda")
+    with pytest.raises(RuntimeError):
+        gpuion.recorded.record(lambda x: x.add_(float(x.sum())), [x])
+    assert torch.cuda.current_stream() == here
+    gpuion.recorded.record(lambda x: x.add_(1), [x])()
+    assert real
+    assert x[1:].sub(x[:-1]).tolist() == [1, 1, 1]
