@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from gpuion.kernels import links, resistors
 from gpuion.kernels.rows import share
+from gpuion.kernels.waves import waves
 from gpuion.kirchhoff import wave_numbers
 from gpuion.resistors import AFFINE, ALPHA, CUTOFF, RADIUS, REACH, RING_WIDTH, THIRD_WIDTH, WEIGHT, ResistorNetwork
 
@@ -57,8 +58,8 @@ class NetworkScore:
             x = centers.double().remainder(res.box).numpy().copy()
             return resistors.Links(x, np.zeros((C, N, channels), np.float32), np.zeros((C, N, 4)), np.zeros((C, N, N)))
 
-        top, T = 2 * int(np.abs(bath.steps).max(initial=0)), torch.get_num_threads()
-        room = links.slates(T, N, channels, inputs, hidden, 2 * len(bath.steps), top)
+        T = torch.get_num_threads()
+        room = links.slates(T, N, channels, inputs, hidden, bath.waves)
         state = _Chains(
             known=empty(), trial=empty(), value=np.zeros((C, 3)), proposed=np.zeros((C, 3)), room=room,
             pool=ThreadPoolExecutor(T) if T > 1 else None,
@@ -78,7 +79,7 @@ class NetworkScore:
         moves = state.known, state.trial, sphere.contiguous().numpy(), places
         share(
             lambda t: links.propose(self.network, *moves, state.room, state.proposed, t),
-            state.pool, len(state.room.system),
+            state.pool, len(state.room.whole),
         )  # fmt: skip
         return self._score(state.proposed), state
 
@@ -108,17 +109,15 @@ def network_score(net: ResistorNetwork, *, box: float, per_axis: bool = False) -
     assert reach**2 >= beside**2 + CUTOFF**2 / 4, "a sphere beside a contact is near one of its ends"
     common = numbers(net.common)
     steps = wave_numbers(box, REACH).numpy()
-    length = 2 * math.pi / box * np.linalg.norm(steps, axis=1)
+    unit = 2 * math.pi / box
+    seen = math.sqrt(2) * np.sinc(unit * np.linalg.norm(steps, axis=1) * RADIUS / math.pi)
     solvent = AFFINE * math.exp(common[2])
     res = resistors.Resistors(
         numbers(net.lengths), numbers(net.rings), numbers(net.thirds), RING_WIDTH, THIRD_WIDTH,
         numbers(net.around.mean), numbers(net.around.scale), numbers(net.beside.mean), numbers(net.beside.scale),
         numbers(net.slope), common, float(box), CUTOFF,
     )  # fmt: skip
-    bath = resistors.Bath(
-        steps, math.sqrt(2) * np.sinc(length * RADIUS / math.pi), np.exp(numbers(net.orders)), solvent,
-        solvent * ALPHA, WEIGHT,
-    )  # fmt: skip
+    bath = resistors.Bath(waves(steps, seen, unit), seen, np.exp(numbers(net.orders)), solvent, solvent * ALPHA, WEIGHT)
     parts = tuple(_perceptron(part) for part in (net.place, net.sphere, net.contact))
     return NetworkScore(network=(res, *parts, bath), per_axis=per_axis)
 

@@ -1,4 +1,4 @@
-"""Kirchhoff's laws for spheres that touch through shells, in a bath, on a CPU: dense elimination under numba.
+"""Kirchhoff's laws for spheres that touch through shells, in a bath, on a CPU: elimination under numba.
 
 What `gpuion.kirchhoff` says, as the power that is left when currents, then potentials of spheres and bath have been
 eliminated, in float64: there is no solution to put back, and no ground.
@@ -8,41 +8,52 @@ Legend: N particles, E contacts, M waves of the bath, the first half cosines, H 
 
 import numpy as np
 
-from gpuion.kernels.elimination import add_waves, eliminate, mirror_waves, plane_of, turns_of, wave
+from gpuion.kernels.contraction import order
+from gpuion.kernels.elimination import eliminate
 from gpuion.kernels.resistors import nearest
 from gpuion.kernels.rows import fill, inline
+from gpuion.kernels.tiles import EDGE
+from gpuion.kernels.waves import add_up, spread, turn
+
+_FIELDS = 3  # along x, y and z
 
 
 @inline
 def solve(res, bath, links, slate, power):
     """Set the power over the spheres' weight in a unit field along x, y and z [3], by Kirchhoff's laws."""
-    N = len(links.centers)
-    E = _list_contacts(links, slate)
-    system = _blank(slate.system, E + N + 3, E + N + 3)
-    _assemble_contacts(res.box, bath, links, slate.pairs, E, system)
-    eliminate(system, E)
-    M = 2 * len(bath.steps)
-    spheres = np.empty((N + 3, N + 3))
-    for i in range(N + 3):
-        for j in range(i, N + 3):
-            spheres[i, j] = -system[E + i, E + j]
-    whole = _blank(slate.system, N + M, N + M + 3)
-    polarized = _assemble_bath(res.box, bath, links, spheres, slate.waves, whole)
-    eliminate(whole, N + M)
+    N, M = len(links.centers), 2 * len(bath.waves.x)
+    E, place = _list_contacts(links, slate)
+    first, n = _eights(E), _eights(N + M)  # where spheres begin, and fields
+    contacts = _blank(slate.contacts, first + _eights(N + _FIELDS), first + _eights(N + _FIELDS))
+    _assemble_contacts(res.box, bath, links, slate.pairs[:E], place, first, contacts)
+    eliminate(contacts, first)
+    whole = _blank(slate.whole, n, n + EDGE)
+    for i in range(N):
+        for j in range(i, N):
+            whole[i, j] = -contacts[first + i, first + j]
+        for axis in range(_FIELDS):
+            whole[i, n + axis] = -contacts[first + i, first + N + axis]
+    polarized = _assemble_bath(res.box, bath, links, place, slate, whole)
+    eliminate(whole, n)
     weight = 0.0
     for i in range(N):
         weight += links.node[i, 0]
-    for axis in range(3):
-        total = spheres[N + axis, N + axis] + polarized + bath.solvent * res.box**3
+    for axis in range(_FIELDS):
+        total = polarized + bath.solvent * res.box**3 - contacts[first + N + axis, first + N + axis]
         for i in range(N + M):
-            total -= whole[i, N + M + axis] ** 2
+            total -= whole[i, n + axis] ** 2
         power[axis] = total / weight
 
 
 @inline
+def _eights(n):
+    """Return the next multiple of eight."""
+    return (n + EDGE - 1) // EDGE * EDGE
+
+
+@inline
 def _blank(room, n, width):
-    """Return a matrix [n, ≥ width] whose upper triangle is zero, in a room if that is large enough."""
-    width = (width + 7) // 8 * 8
+    """Return a matrix [n, width] whose upper triangle is zero, in a room if that is large enough."""
     flat = room[: n * width] if n * width <= len(room) else np.empty(n * width)
     matrix = flat.reshape(n, width)
     for i in range(n):
@@ -52,32 +63,38 @@ def _blank(room, n, width):
 
 @inline
 def _list_contacts(links, slate):
-    """Set the pairs of spheres in contact, in the order of their lower ends along x; return how many."""
+    """Set the pairs of spheres in contact, in the order of their elimination; return how many, and spheres' places."""
     N, E = len(links.centers), 0
-    order = np.argsort(links.centers[:, 0])
-    for a in range(N):
-        for b in range(a + 1, N):
-            i, j = order[a], order[b]
-            if links.conductance[min(i, j), max(i, j)] > 0:
+    for i in range(N):
+        for j in range(i + 1, N):
+            if links.conductance[i, j] > 0:
                 slate.pairs[E, 0], slate.pairs[E, 1] = i, j
                 E += 1
-    return E
+    pairs, contacts = slate.pairs[:E].copy(), np.empty(E, np.int64)
+    spheres, place = np.empty(N, np.int64), np.empty(N, np.int64)
+    order(pairs, contacts, spheres)
+    for e in range(E):
+        slate.pairs[e, 0], slate.pairs[e, 1] = pairs[contacts[e], 0], pairs[contacts[e], 1]
+    for i in range(N):
+        place[spheres[i]] = i
+    return E, place
 
 
 @inline
-def _assemble_contacts(box, bath, links, pairs, E, system):
+def _assemble_contacts(box, bath, links, pairs, place, first, system):
     """Set 1 + √g G √g of the contacts, and what unit potentials and fields do to them."""
-    N = len(links.centers)
+    N, E = len(links.centers), len(pairs)
     vectors, roots = np.empty((E, 3)), np.empty(E)
     members, counts = np.empty((N, N), np.int64), np.zeros(N, np.int64)
+    for e in range(first):
+        system[e, e] = 1
     for e in range(E):
         i, j = pairs[e]
         nearest(links.centers[i], links.centers[j], box, vectors[e])
-        roots[e] = np.sqrt(links.conductance[min(i, j), max(i, j)])
-        system[e, e] = 1
-        system[e, E + i], system[e, E + j] = -roots[e], roots[e]
+        roots[e] = np.sqrt(links.conductance[i, j])
+        system[e, first + place[i]], system[e, first + place[j]] = -roots[e], roots[e]
         for axis in range(3):
-            system[e, E + N + axis] = vectors[e, axis] * roots[e]
+            system[e, first + N + axis] = vectors[e, axis] * roots[e]
         length = np.sqrt(vectors[e, 0] ** 2 + vectors[e, 1] ** 2 + vectors[e, 2] ** 2)
         for axis in range(3):
             vectors[e, axis] /= length
@@ -106,59 +123,55 @@ def _shell(orders, x):
 
 
 @inline
-def _assemble_bath(box, bath, links, spheres, waves, whole):
-    """Set the system of spheres and bath with its right sides; return the polarized spheres' own power."""
-    N, H = len(links.centers), len(bath.steps)
-    M, unit, top = 2 * H, 2 * np.pi / box, waves.shape[2] // 2
-    edge, polarized = 2 * top + 1, 0.0
-    turns, plane = np.empty((2, 3, edge)), np.empty((2, edge * edge))
-    fill(waves.reshape(waves.size), 0.0)
+def _assemble_bath(box, bath, links, place, slate, whole):
+    """Add the bath to the system of spheres and to its right sides; return the polarized spheres' own power."""
+    waves, sums = bath.waves, slate.sums
+    N, H, unit, top = len(links.centers), len(waves.x), 2 * np.pi / box, len(waves.counts) - 1
+    polarized, planes = 0.0, sums[len(sums) - EDGE :]
+    turns, weights, numbers = np.empty((4, 2, 3, 2 * top + 1)), np.empty((4, 2)), np.empty(4 * EDGE)
+    fill(sums.reshape(sums.size), 0.0)
     for i in range(N):
-        h = links.node[i, 2]
+        k, h, row = i % 4, links.node[i, 2], whole[place[i]]
         polarized += links.node[i, 3]
-        turns_of(links.centers[i] * unit, top, turns)
-        plane_of(turns, plane)
-        add_waves(turns, plane, h, waves[0].reshape(2, edge, edge * edge))
-        add_waves(turns, plane, links.node[i, 3], waves[1].reshape(2, edge, edge * edge))
-        for j in range(i, N):
-            whole[i, j] = spheres[i, j]
-        whole[i, i] += h
-        for axis in range(3):
-            whole[i, N + M + axis] = spheres[i, N + axis]
+        row[place[i]] += h
+        turn(links.centers[i] * unit, turns[k])
+        cosine, sine = planes[2 * k], planes[2 * k + 1]
+        spread(waves, turns[k], cosine, sine)
         for m in range(H):
-            q = bath.steps[m]
-            cosine, sine = wave(turns, top + q[0], top + q[1], top + q[2])
-            whole[i, N + m], whole[i, N + H + m] = -h * bath.seen[m] * cosine, -h * bath.seen[m] * sine
-    mirror_waves(waves[0], top)
-    mirror_waves(waves[1], top)
-    for m in range(H):
-        _assemble_wave(bath, m, unit, box**3 * bath.solvent, waves, N, whole)
+            a, b = turns[k, 0, 0, top + waves.x[m]], turns[k, 1, 0, top + waves.x[m]]
+            c, s, seen = cosine[waves.pair[m]], sine[waves.pair[m]], -h * bath.seen[m]
+            row[N + m], row[N + H + m] = seen * (a * c - b * s), seen * (a * s + b * c)
+        weights[k, 0], weights[k, 1] = h, links.node[i, 3]
+        if k == 3 or i == N - 1:
+            add_up(waves, turns, weights, k + 1, sums, numbers)
+    _assemble_waves(bath, sums, box**3 * bath.solvent, N, whole)
+    for i in range(N + 2 * H, len(whole)):
+        whole[i, i] = 1
     return polarized
 
 
 @inline
-def _assemble_wave(bath, m, unit, stiffness, waves, N, whole):
-    """Set a wave's rows, cosine and sine, of the system: products of waves are waves of sums and differences."""
-    H, top, a = len(bath.steps), waves.shape[2] // 2, bath.steps[m]
-    for n in range(H):
-        b = bath.steps[n]
-        seen = bath.seen[m] * bath.seen[n] / 2
-        along = (a[0] * b[0] + a[1] * b[1] + a[2] * b[2]) * unit * unit
-        x, y, z = top + a[0] + b[0], top + a[1] + b[1], top + a[2] + b[2]
-        u, v, w = top + a[0] - b[0], top + a[1] - b[1], top + a[2] - b[2]
-        h_sum, h_less = waves[0, 0, x, y, z], waves[0, 0, u, v, w]
-        a_sum, a_less = along * waves[1, 0, x, y, z], along * waves[1, 0, u, v, w]
-        if n >= m:
-            whole[N + m, N + n] = seen * (h_less + h_sum + a_less - a_sum)
-            whole[N + H + m, N + H + n] = seen * (h_less - h_sum + a_less + a_sum)
-        h_sum, h_less = waves[0, 1, x, y, z], waves[0, 1, u, v, w]
-        a_sum, a_less = along * waves[1, 1, x, y, z], along * waves[1, 1, u, v, w]
-        whole[N + m, N + H + n] = seen * (h_sum - h_less - a_sum - a_less)
-    stiff = stiffness * (a[0] * a[0] + a[1] * a[1] + a[2] * a[2]) * unit * unit
-    whole[N + m, N + m] += stiff
-    whole[N + H + m, N + H + m] += stiff
-    for axis in range(3):
-        k = a[axis] * unit * bath.seen[m]
-        x, y, z = top + a[0], top + a[1], top + a[2]
-        whole[N + m, N + 2 * H + axis] = -k * waves[1, 1, x, y, z]
-        whole[N + H + m, N + 2 * H + axis] = k * waves[1, 0, x, y, z]
+def _assemble_waves(bath, sums, stiffness, N, whole):
+    """Set the waves' rows, cosines and sines, of the system: products of waves are waves of sums and differences."""
+    waves, flat, width = bath.waves, sums.reshape(sums.size), sums.shape[1]
+    H, n = len(waves.x), len(whole)
+    for a in range(H):
+        cosine, sine = whole[N + a], whole[N + H + a]
+        for b in range(a, H):
+            p, q, sign = waves.added[a, b], waves.less[a, b], waves.sign[a, b]
+            along, seen = waves.along[a, b], waves.seen[a, b]
+            h_sum, h_less = flat[p], flat[q]
+            a_sum, a_less = along * flat[p + 2 * width], along * flat[q + 2 * width]
+            cosine[N + b] = seen * (h_less + h_sum + a_less - a_sum)
+            sine[N + H + b] = seen * (h_less - h_sum + a_less + a_sum)
+            h_sum, h_less = flat[p + width], sign * flat[q + width]
+            a_sum, a_less = along * flat[p + 3 * width], sign * along * flat[q + 3 * width]
+            whole[N + b, N + H + a] = seen * (h_sum + h_less - a_sum + a_less)
+            cosine[N + H + b] = seen * (h_sum - h_less - a_sum - a_less)
+        stiff = stiffness * waves.along[a, a]
+        cosine[N + a] += stiff
+        sine[N + H + a] += stiff
+        for axis in range(3):
+            k = waves.steep[a, axis] * bath.seen[a]
+            cosine[n + axis] = -k * flat[waves.own[a] + 3 * width]
+            sine[n + axis] = k * flat[waves.own[a] + 2 * width]

@@ -8,22 +8,31 @@ import numpy as np
 from gpuion.kernels.circuits import solve
 from gpuion.kernels.resistors import Links, Slate, look
 from gpuion.kernels.rows import aligned, inline, jit
+from gpuion.kernels.waves import Waves, rows_of, width_of
 
 
-def slates(T: int, N: int, channels: int, inputs: int, hidden: int, waves: int, top: int) -> Slate:
+def slates(T: int, N: int, channels: int, inputs: int, hidden: int, waves: Waves) -> Slate:
     """Return the rooms of all threads, in arrays of one more dimension."""
     most = max(N * (N - 1) // 2, N) // 16 * 16 + 16
-    size = max(8 * N + 3, N + waves + 16)
+    contacts, whole = 8 * N + 16, (N + 2 * len(waves.x) + 16) // 8 * 8
     return Slate(
         aligned(T, (inputs + 3) // 4 * 4, most), aligned(T, 2, (hidden + 3) // 4 * 4, most),
-        aligned(T, max(channels, 4), most), np.zeros((T, most, 2), np.int64), np.zeros((T, size * size)),
-        np.zeros((T, 2, 2, 2 * top + 1, 2 * top + 1, 2 * top + 1)),
+        aligned(T, max(channels, 4), most), np.zeros((T, most, 2), np.int64), _numbers(T, contacts // 8 * 8 * contacts),
+        _numbers(T, whole * (whole + 8)), _numbers(T, rows_of(waves) * width_of(len(waves.plane)))
+        .reshape(T, rows_of(waves), -1),
     )  # fmt: skip
+
+
+def _numbers(T: int, count: int) -> np.ndarray:
+    """Return zeros float64 for each thread that begin with a line of the cache; counts are multiples of 8."""
+    return aligned(T, 2 * count).view(np.float64)
 
 
 @inline
 def _slate(all_, t):
-    return Slate(all_.features[t], all_.hidden[t], all_.results[t], all_.pairs[t], all_.system[t], all_.waves[t])
+    return Slate(
+        all_.features[t], all_.hidden[t], all_.results[t], all_.pairs[t], all_.contacts[t], all_.whole[t], all_.sums[t]
+    )
 
 
 @inline
@@ -55,7 +64,7 @@ def start(network, known, slates, power, t):
     """Fill what is known of a thread's chains, every T-th from t on, from their centres, and their power [C, 3]."""
     res, place, sphere, contact, bath = network
     slate = _slate(slates, t)
-    for c in range(t, len(power), len(slates.system)):
+    for c in range(t, len(power), len(slates.whole)):
         links = _links(known, c)
         look(res, place, sphere, contact, bath, links, np.empty((0, 3)), slate)
         solve(res, bath, links, slate, power[c])
@@ -66,7 +75,7 @@ def propose(network, known, trial, spheres, positions, slates, power, t):
     """Fill `trial` with what would be known if a sphere of each chain moved; leave the power of those that do not."""
     res, place, sphere, contact, bath = network
     slate = _slate(slates, t)
-    for c in range(t, len(power), len(slates.system)):
+    for c in range(t, len(power), len(slates.whole)):
         links = _links(trial, c)
         _copy(_links(known, c), links)
         moved = _move(links.centers[spheres[c]], positions[c])

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gpuion.kernels.rows import add_rows, fill, inline
+from gpuion.kernels.waves import Waves
 
 
 class Perceptron(NamedTuple):
@@ -46,11 +47,11 @@ class Resistors(NamedTuple):
 class Bath(NamedTuple):
     """Constants of bath and shells.
 
-    `steps` int64 [M / 2, 3] are the waves' wave numbers, `seen` [M / 2] what of them a sphere sees, `orders` those of a
-    shell's resistance; `solvent`, `polarizable` (α of a common sphere), `heavy` (a sphere's weight).
+    `waves` are the bath's, `seen` [M / 2] what of them a sphere sees, `orders` those of a shell's resistance;
+    `solvent`, `polarizable` (α of a common sphere), `heavy` (a sphere's weight).
     """
 
-    steps: np.ndarray
+    waves: Waves
     seen: np.ndarray
     orders: np.ndarray
     solvent: float
@@ -68,14 +69,15 @@ class Links(NamedTuple):
 
 
 class Slate(NamedTuple):
-    """One thread's room: features and two hidden layers [·, I], contacts [I, 2], the two systems, and sums of waves."""
+    """One thread's room: features and hidden layers [·, I], contacts [I, 2], the two systems flat, sums of waves."""
 
     features: np.ndarray
     hidden: np.ndarray
     results: np.ndarray
     pairs: np.ndarray
-    system: np.ndarray
-    waves: np.ndarray
+    contacts: np.ndarray
+    whole: np.ndarray
+    sums: np.ndarray
 
 
 @inline
