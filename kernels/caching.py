@@ -1,12 +1,16 @@
 """Where numba keeps compiled loops: beside this package, or in the home; else in a folder that goes with the process.
 
-Without a place to keep them, as in a container whose file system is read-only, numba would not load at all.
+Without a place to keep them, as in a container whose file system is read-only, numba would not load at all. What it
+keeps of a function it takes while the function's own file is the same, also where another has changed of which it holds
+code: so all that was compiled before the newest of these files is forgotten.
 """
 
 import atexit
+import contextlib
 import shutil
 import sys
 import tempfile
+from pathlib import Path
 
 import numba
 
@@ -16,9 +20,9 @@ def _probe() -> None:
 
 
 def find_place() -> None:
-    """Give numba a temporary folder if it finds none of its own, and say so."""
+    """Give numba a temporary folder if it finds none of its own, and say so; else forget there what may be old."""
     try:
-        numba.njit(cache=True)(_probe)  # looks for a place, and compiles nothing
+        place = numba.njit(cache=True)(_probe).stats.cache_path  # looks for a place, and compiles nothing
     except RuntimeError:
         numba.config.CACHE_DIR = tempfile.mkdtemp(prefix="gpuion-")
         atexit.register(shutil.rmtree, numba.config.CACHE_DIR, ignore_errors=True)
@@ -27,6 +31,17 @@ def find_place() -> None:
             "folder that can be written",
             file=sys.stderr,
         )
+    else:
+        forget(Path(place))
+
+
+def forget(place: Path) -> None:
+    """Remove from a folder numba's indices that are older than the newest source of these kernels."""
+    newest = max(source.stat().st_mtime for source in Path(__file__).parent.glob("*.py"))
+    for index in place.glob("*.nbi"):
+        with contextlib.suppress(OSError):  # another process may have done so
+            if index.stat().st_mtime < newest:
+                index.unlink()
 
 
 find_place()
