@@ -22,7 +22,7 @@ def headlines(summary: dict[str, Any]) -> list[str]:
         line = (
             f"On placed structures that it has not seen, the network's D is {number(test['mape'], 3)}% off on average"
         )
-        line += f" (R {number(test['r'], 3)})"
+        line += f" (R {number(test['r'], 4)})"
         before, after = summary["before_retraining"], summary["after_retraining"]
         if before and after:
             errors = f"{number(before['mape'], 3)}% before retraining and {number(after['mape'], 3)}% after"

@@ -4,8 +4,8 @@ Legend: C chains, N particles.
 
 What spheres and contacts are like is kept, and found anew near the sphere that moved, by the same operations: a state
 is a function of the structure, bit for bit, whatever the way to it. Kirchhoff's laws are solved anew each time, in
-float64: currents, spheres and bath are eliminated in turn, and what is left is the power. A sum over the moments of
-the bath's waves takes the place of a product of matrices.
+float64: currents, spheres and bath are eliminated in turn, and what is left is the power. Sums of few waves over the
+spheres take the place of the products of every two.
 """
 
 import dataclasses
@@ -79,7 +79,7 @@ class NetworkScore:
         moves = state.known, state.trial, sphere.contiguous().numpy(), places
         share(
             lambda t: links.propose(self.network, *moves, state.room, state.proposed, t),
-            state.pool, len(state.room.whole),
+            state.pool, len(state.room.potentials),
         )  # fmt: skip
         return self._score(state.proposed), state
 
@@ -117,7 +117,7 @@ def network_score(net: ResistorNetwork, *, box: float, per_axis: bool = False) -
         numbers(net.around.mean), numbers(net.around.scale), numbers(net.beside.mean), numbers(net.beside.scale),
         numbers(net.slope), common, float(box), CUTOFF,
     )  # fmt: skip
-    bath = resistors.Bath(waves(steps, seen, unit), seen, np.exp(numbers(net.orders)), solvent, solvent * ALPHA, WEIGHT)
+    bath = resistors.Bath(waves(steps, unit), seen, np.exp(numbers(net.orders)), solvent, solvent * ALPHA, WEIGHT)
     parts = tuple(_perceptron(part) for part in (net.place, net.sphere, net.contact))
     return NetworkScore(network=(res, *parts, bath), per_axis=per_axis)
 

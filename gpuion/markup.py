@@ -56,8 +56,11 @@ def document(title: str, body: str) -> str:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """Return a number to so many digits, a dash for none."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}g}"
+    """Return a number to so many digits, up to a million to its last before the point; a dash for none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    text = f"{value:.{digits}g}"
+    return f"{value:.0f}" if 10**digits <= abs(float(text)) < 1e6 else text
 
 
 def table(header: list[str], rows: Iterable[list[Any]]) -> str:

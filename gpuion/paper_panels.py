@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gpuion.markup import number
 from gpuion.model_panels import MARKS, plain
 from gpuion.panels import COLORS
 from gpuion.plots import BLUE, DOWN, GRAY, UP, figure_of, legend, style
@@ -264,7 +265,7 @@ def cost(rows: Sequence[Mapping[str, Any]]) -> Any:
         for k, row in enumerate(rows):
             color, _ = MARKS.get(row["what"], ("black", ""))
             axes.barh(k, row["seconds"], 0.62, color=color, left=0)
-            said = "" if row["error"] is None else f", {row['error']:.2g}% off"
+            said = "" if row["error"] is None else f", {number(row['error'], 2)}% off"
             axes.annotate(f" {row['seconds']:.2g} s{said}", (row["seconds"], k), va="center", fontsize=9)
         low, high = min(row["seconds"] for row in rows), max(row["seconds"] for row in rows)
         axes.set(xscale="log", xlim=(low / 2, high * 60), xlabel="processor time of one structure  (s)")

@@ -12,7 +12,7 @@ import torch
 from gpuion import panels, paper_numbers, paper_panels, published
 from gpuion.dataset import Dataset
 from gpuion.findings import ORDER
-from gpuion.markup import count
+from gpuion.markup import count, number
 from gpuion.paper_numbers import components, everything, scores
 from gpuion.radial import pair_distribution
 from gpuion.render import recenter, render
@@ -76,7 +76,7 @@ def predictions(study: Study, memory: Remembered) -> Section:
 
 def said(of: dict[str, float]) -> str:
     """Return measures in three short lines."""
-    return f"n {of['structures']}, R {of['r']:.4f}\nMSE {of['mse']:.2g}\nMAPE {of['mape']:.3g}%"
+    return f"n {of['structures']}, R {of['r']:.4f}\nMSE {of['mse']:.2g}\nMAPE {number(of['mape'], 3)}%"
 
 
 def transfer(study: Study, memory: Remembered) -> Section:

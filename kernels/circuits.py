@@ -12,43 +12,35 @@ from gpuion.kernels.contraction import order
 from gpuion.kernels.elimination import eliminate
 from gpuion.kernels.resistors import nearest
 from gpuion.kernels.rows import fill, inline
-from gpuion.kernels.tiles import EDGE
-from gpuion.kernels.waves import add_up, spread, turn
-
-_FIELDS = 3  # along x, y and z
+from gpuion.kernels.tiles import EDGE, ROWS, tiled
+from gpuion.kernels.waves import TOGETHER, add_up, spread, turn
 
 
 @inline
-def solve(res, bath, links, slate, power):
+def solve(box, bath, links, slate, power):
     """Set the power over the spheres' weight in a unit field along x, y and z [3], by Kirchhoff's laws."""
-    N, M = len(links.centers), 2 * len(bath.waves.x)
+    N, M = len(links.centers), 2 * len(bath.seen)
     E, place = _list_contacts(links, slate)
-    first, n = _eights(E), _eights(N + M)  # where spheres begin, and fields
-    contacts = _blank(slate.contacts, first + _eights(N + _FIELDS), first + _eights(N + _FIELDS))
-    _assemble_contacts(res.box, bath, links, slate.pairs[:E], place, first, contacts)
+    first, n = tiled(E), tiled(N + M)  # where spheres begin, and fields
+    contacts = _blank(slate.currents, first + tiled(N + 3), first + tiled(N + 3))
+    _assemble_contacts(box, bath, links, slate.pairs[:E], place, first, contacts)
     eliminate(contacts, first)
-    whole = _blank(slate.whole, n, n + EDGE)
+    whole = _blank(slate.potentials, n, n + EDGE)
     for i in range(N):
         for j in range(i, N):
             whole[i, j] = -contacts[first + i, first + j]
-        for axis in range(_FIELDS):
+        for axis in range(3):
             whole[i, n + axis] = -contacts[first + i, first + N + axis]
-    polarized = _assemble_bath(res.box, bath, links, place, slate, whole)
+    polarized = _assemble_bath(box, bath, links, place, slate, whole)
     eliminate(whole, n)
     weight = 0.0
     for i in range(N):
         weight += links.node[i, 0]
-    for axis in range(_FIELDS):
-        total = polarized + bath.solvent * res.box**3 - contacts[first + N + axis, first + N + axis]
+    for axis in range(3):
+        total = polarized + bath.solvent * box**3 - contacts[first + N + axis, first + N + axis]
         for i in range(N + M):
             total -= whole[i, n + axis] ** 2
         power[axis] = total / weight
-
-
-@inline
-def _eights(n):
-    """Return the next multiple of eight."""
-    return (n + EDGE - 1) // EDGE * EDGE
 
 
 @inline
@@ -128,10 +120,11 @@ def _assemble_bath(box, bath, links, place, slate, whole):
     waves, sums = bath.waves, slate.sums
     N, H, unit, top = len(links.centers), len(waves.x), 2 * np.pi / box, len(waves.counts) - 1
     polarized, planes = 0.0, sums[len(sums) - EDGE :]
-    turns, weights, numbers = np.empty((4, 2, 3, 2 * top + 1)), np.empty((4, 2)), np.empty(4 * EDGE)
+    turns, weights = np.empty((TOGETHER, 2, 3, 2 * top + 1)), np.empty((TOGETHER, 2))
+    numbers = np.empty(ROWS * EDGE)
     fill(sums.reshape(sums.size), 0.0)
     for i in range(N):
-        k, h, row = i % 4, links.node[i, 2], whole[place[i]]
+        k, h, row = i % TOGETHER, links.node[i, 2], whole[place[i]]
         polarized += links.node[i, 3]
         row[place[i]] += h
         turn(links.centers[i] * unit, turns[k])
@@ -142,7 +135,7 @@ def _assemble_bath(box, bath, links, place, slate, whole):
             c, s, seen = cosine[waves.pair[m]], sine[waves.pair[m]], -h * bath.seen[m]
             row[N + m], row[N + H + m] = seen * (a * c - b * s), seen * (a * s + b * c)
         weights[k, 0], weights[k, 1] = h, links.node[i, 3]
-        if k == 3 or i == N - 1:
+        if k == TOGETHER - 1 or i == N - 1:
             add_up(waves, turns, weights, k + 1, sums, numbers)
     _assemble_waves(bath, sums, box**3 * bath.solvent, N, whole)
     for i in range(N + 2 * H, len(whole)):
@@ -154,12 +147,13 @@ def _assemble_bath(box, bath, links, place, slate, whole):
 def _assemble_waves(bath, sums, stiffness, N, whole):
     """Set the waves' rows, cosines and sines, of the system: products of waves are waves of sums and differences."""
     waves, flat, width = bath.waves, sums.reshape(sums.size), sums.shape[1]
-    H, n = len(waves.x), len(whole)
+    H, n, k = len(waves.x), len(whole), waves.k
     for a in range(H):
         cosine, sine = whole[N + a], whole[N + H + a]
         for b in range(a, H):
             p, q, sign = waves.added[a, b], waves.less[a, b], waves.sign[a, b]
-            along, seen = waves.along[a, b], waves.seen[a, b]
+            along = k[a, 0] * k[b, 0] + k[a, 1] * k[b, 1] + k[a, 2] * k[b, 2]
+            seen = bath.seen[a] * bath.seen[b] / 2
             h_sum, h_less = flat[p], flat[q]
             a_sum, a_less = along * flat[p + 2 * width], along * flat[q + 2 * width]
             cosine[N + b] = seen * (h_less + h_sum + a_less - a_sum)
@@ -168,10 +162,10 @@ def _assemble_waves(bath, sums, stiffness, N, whole):
             a_sum, a_less = along * flat[p + 3 * width], sign * along * flat[q + 3 * width]
             whole[N + b, N + H + a] = seen * (h_sum + h_less - a_sum + a_less)
             cosine[N + H + b] = seen * (h_sum - h_less - a_sum - a_less)
-        stiff = stiffness * waves.along[a, a]
+        stiff = stiffness * (k[a, 0] ** 2 + k[a, 1] ** 2 + k[a, 2] ** 2)
         cosine[N + a] += stiff
         sine[N + H + a] += stiff
         for axis in range(3):
-            k = waves.steep[a, axis] * bath.seen[a]
-            cosine[n + axis] = -k * flat[waves.own[a] + 3 * width]
-            sine[n + axis] = k * flat[waves.own[a] + 2 * width]
+            steep = k[a, axis] * bath.seen[a]
+            cosine[n + axis] = -steep * flat[waves.own[a] + 3 * width]
+            sine[n + axis] = steep * flat[waves.own[a] + 2 * width]

@@ -2,7 +2,8 @@
 
 Contacts couple where they share a sphere. Once one is eliminated, those of both its ends are coupled: its two spheres
 become one cluster. So to eliminate contacts is to contract the edges of a graph. The cluster with the fewest contacts
-joins the one of its neighbours that has the fewest, nearly what a minimum degree would choose.
+joins a neighbour of its, any. So 1.1 to 1.6 times as much fills up as by the minimum degree of contacts, which took
+longer to find than it saved.
 
 Legend: N spheres, E contacts; a half is an end of a contact, e's are 2 e and 2 e + 1.
 """
@@ -13,7 +14,7 @@ import numpy as np
 
 from gpuion.kernels.rows import fill, inline
 
-_LAST = 2**62  # the key of what has no contacts left
+_LAST = 2**62  # comes after all counts: the count of a cluster that has no contacts left
 
 
 class _Lists(NamedTuple):
@@ -45,21 +46,21 @@ def _append(lists, c, number):
 
 
 @inline
-def _join(lists, a, b, into):
-    """Make the list of `into`, one of two clusters, that of a and then that of b."""
-    first, last = lists.first[a], lists.last[b]
-    if first < 0:
-        first = lists.first[b]
-    elif lists.first[b] >= 0:
-        lists.after[lists.last[a]] = lists.first[b]
-    if last < 0:
-        last = lists.last[a]
-    lists.first[into], lists.last[into], lists.count[into] = first, last, lists.count[a] + lists.count[b]
+def _prepend(lists, a, b):
+    """Put a cluster's list before that of another, and leave it empty."""
+    if lists.first[a] < 0:
+        return
+    lists.after[lists.last[a]] = lists.first[b]
+    if lists.first[b] < 0:
+        lists.last[b] = lists.last[a]
+    lists.first[b] = lists.first[a]
+    lists.count[b] += lists.count[a]
+    lists.first[a], lists.last[a], lists.count[a] = -1, -1, 0
 
 
 @inline
 def order(ends, contacts, spheres):
-    """Set the order of contacts [E], and that of spheres [N] by clusters, for the contacts' ends [E, 2]."""
+    """Set the order of contacts [E], and that of spheres [N] by clusters, for ends [E, 2], each two spheres."""
     E, N = len(ends), len(spheres)
     cluster, gone = ends.copy().reshape(2 * E), np.zeros(E, np.bool_)
     halves, done, merged = _lists(N, 2 * E), _lists(N, E), _lists(N, N)
@@ -67,43 +68,27 @@ def order(ends, contacts, spheres):
         _append(merged, i, i)
     for half in range(2 * E):
         _append(halves, cluster[half], half)
-    keys = np.empty(N, np.int64)
+    counts = np.empty(N, np.int64)
     for c in range(N):
-        keys[c] = _key(halves, done, c)
+        counts[c] = halves.count[c] or _LAST
     left = E
     while left:
-        a = np.argmin(keys)
-        b = _neighbour(halves, cluster, gone, keys, a)
+        a = np.argmin(counts)
+        half = halves.first[a]
+        while gone[half // 2]:
+            half = halves.after[half]
+        b = cluster[half ^ 1]
         left -= _merge(halves, done, merged, cluster, gone, a, b)
-        keys[a], keys[b] = _LAST, _key(halves, done, b)
+        counts[a], counts[b] = _LAST, halves.count[b] or _LAST
     _write(done, contacts)
     _write(merged, spheres)
 
 
 @inline
-def _key(halves, done, c):
-    """Return what to choose clusters by, the least first: of the fewest contacts, then what has grown the most."""
-    return (halves.count[c] + 1) * 2**32 - done.count[c] if halves.count[c] else _LAST
-
-
-@inline
-def _neighbour(halves, cluster, gone, keys, a):
-    """Return the cluster with which to make one of a, the one that comes first of those that it has contacts with."""
-    best, half = -1, halves.first[a]
-    while half >= 0:
-        other = cluster[half ^ 1]
-        if not gone[half // 2] and (best < 0 or keys[other] < keys[best]):
-            best = other
-        half = halves.after[half]
-    return best
-
-
-@inline
 def _merge(halves, done, merged, cluster, gone, a, b):
-    """Make two clusters one, b; eliminate the contacts between them and return how many these were."""
-    one, other = (b, a) if done.count[a] > done.count[b] else (a, b)  # what has grown more comes last
-    _join(done, one, other, b)
-    _join(merged, one, other, b)
+    """Make a cluster part of another, b; eliminate the contacts between them and return how many these were."""
+    _prepend(done, a, b)
+    _prepend(merged, a, b)
     eliminated, half = 0, halves.first[a]
     while half >= 0:
         if cluster[half ^ 1] == b and not gone[half // 2]:
@@ -112,10 +97,8 @@ def _merge(halves, done, merged, cluster, gone, a, b):
             eliminated += 1
         cluster[half] = b
         half = halves.after[half]
-    _join(halves, a, b, b)
+    _prepend(halves, a, b)
     halves.count[b] -= 2 * eliminated
-    for lists in (done, merged, halves):
-        lists.first[a], lists.last[a], lists.count[a] = -1, -1, 0
     return eliminated
 
 

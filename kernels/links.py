@@ -3,23 +3,26 @@
 Legend: C chains, N particles, T threads.
 """
 
+import math
+
 import numpy as np
 
 from gpuion.kernels.circuits import solve
 from gpuion.kernels.resistors import Links, Slate, look
 from gpuion.kernels.rows import aligned, inline, jit
-from gpuion.kernels.waves import Waves, rows_of, width_of
+from gpuion.kernels.tiles import EDGE, tiled
+from gpuion.kernels.waves import Waves, shape_of
 
 
 def slates(T: int, N: int, channels: int, inputs: int, hidden: int, waves: Waves) -> Slate:
     """Return the rooms of all threads, in arrays of one more dimension."""
     most = max(N * (N - 1) // 2, N) // 16 * 16 + 16
-    contacts, whole = 8 * N + 16, (N + 2 * len(waves.x) + 16) // 8 * 8
+    currents, potentials = tiled(8 * N), tiled(N + 2 * len(waves.x))  # with more contacts, each solve makes room
+    sums = shape_of(waves)
     return Slate(
         aligned(T, (inputs + 3) // 4 * 4, most), aligned(T, 2, (hidden + 3) // 4 * 4, most),
-        aligned(T, max(channels, 4), most), np.zeros((T, most, 2), np.int64), _numbers(T, contacts // 8 * 8 * contacts),
-        _numbers(T, whole * (whole + 8)), _numbers(T, rows_of(waves) * width_of(len(waves.plane)))
-        .reshape(T, rows_of(waves), -1),
+        aligned(T, max(channels, 4), most), np.zeros((T, most, 2), np.int64), _numbers(T, currents**2),
+        _numbers(T, potentials * (potentials + EDGE)), _numbers(T, math.prod(sums)).reshape(T, *sums),
     )  # fmt: skip
 
 
@@ -31,7 +34,13 @@ def _numbers(T: int, count: int) -> np.ndarray:
 @inline
 def _slate(all_, t):
     return Slate(
-        all_.features[t], all_.hidden[t], all_.results[t], all_.pairs[t], all_.contacts[t], all_.whole[t], all_.sums[t]
+        all_.features[t],
+        all_.hidden[t],
+        all_.results[t],
+        all_.pairs[t],
+        all_.currents[t],
+        all_.potentials[t],
+        all_.sums[t],
     )
 
 
@@ -64,10 +73,10 @@ def start(network, known, slates, power, t):
     """Fill what is known of a thread's chains, every T-th from t on, from their centres, and their power [C, 3]."""
     res, place, sphere, contact, bath = network
     slate = _slate(slates, t)
-    for c in range(t, len(power), len(slates.whole)):
+    for c in range(t, len(power), len(slates.potentials)):
         links = _links(known, c)
         look(res, place, sphere, contact, bath, links, np.empty((0, 3)), slate)
-        solve(res, bath, links, slate, power[c])
+        solve(res.box, bath, links, slate, power[c])
 
 
 @jit
@@ -75,13 +84,13 @@ def propose(network, known, trial, spheres, positions, slates, power, t):
     """Fill `trial` with what would be known if a sphere of each chain moved; leave the power of those that do not."""
     res, place, sphere, contact, bath = network
     slate = _slate(slates, t)
-    for c in range(t, len(power), len(slates.whole)):
+    for c in range(t, len(power), len(slates.potentials)):
         links = _links(trial, c)
         _copy(_links(known, c), links)
         moved = _move(links.centers[spheres[c]], positions[c])
         if len(moved):
             look(res, place, sphere, contact, bath, links, moved, slate)
-            solve(res, bath, links, slate, power[c])
+            solve(res.box, bath, links, slate, power[c])
 
 
 @jit

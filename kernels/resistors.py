@@ -69,14 +69,14 @@ class Links(NamedTuple):
 
 
 class Slate(NamedTuple):
-    """One thread's room: features and hidden layers [·, I], contacts [I, 2], the two systems flat, sums of waves."""
+    """One thread's room: features and hidden layers [·, I], pairs [I, 2], the two systems flat, sums of waves."""
 
     features: np.ndarray
     hidden: np.ndarray
     results: np.ndarray
     pairs: np.ndarray
-    contacts: np.ndarray
-    whole: np.ndarray
+    currents: np.ndarray
+    potentials: np.ndarray
     sums: np.ndarray
 
 

@@ -1,18 +1,24 @@
 """Tiles of a matrix in vectors, on a CPU: what compilers do not make of loops, as LLVM's own instructions.
 
-A row of a tile has eight float64: two vectors or one, as the processor has them, and the same bits on all.
+A row of a tile has eight float64: as many vectors as the processor makes of them, and the same bits on all.
 """
 
 from typing import Any
 
 from llvmlite import ir
 from numba.core import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
 EDGE = 8  # columns of a tile, and rows that are added to others at once
 ROWS = 4  # to which they are added
 _NUMBER, _INDEX = ir.DoubleType(), ir.IntType(64)
 _VECTOR = ir.VectorType(_NUMBER, EDGE)
+
+
+@register_jitable
+def tiled(n):
+    """Return the next multiple of a tile's edge: how many rows or columns there are with those that fill up."""
+    return (n + EDGE - 1) // EDGE * EDGE
 
 
 class _Tile:
@@ -56,7 +62,7 @@ class _Tile:
 def add_tile(typing, matrix, numbers, source, target, column):  # noqa: ARG001, numba's signature
     """Add to four rows from `target` on, in eight columns, eight rows from `source` on, each times its number.
 
-    Numbers [4, 8] flat, in the order of the rows: an array of their own, of which loads need not wait for stores.
+    Numbers [4, 8] flat, in the order of the rows. Nothing looks at the matrix's bounds.
     """
 
     def generate(context, builder, signature, arguments):
@@ -78,7 +84,8 @@ def add_tile(typing, matrix, numbers, source, target, column):  # noqa: ARG001, 
 def solve_tile(typing, matrix, numbers, first, column):  # noqa: ARG001, numba's signature
     """Solve L x = b in place for eight columns b of eight rows from `first` on; return whether any is not zero.
 
-    Numbers [8, 8] flat: of column p of L, 1 / L_pp in the place p, p, and −L_qp in the places p, q.
+    Numbers [8, 8] flat: of column p of L, 1 / L_pp in the place p, p, and −L_qp in the places p, q. Nothing looks at
+    the matrix's bounds.
     """
     zeros = ir.Constant(_VECTOR, [0.0] * EDGE)
 

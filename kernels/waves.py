@@ -12,33 +12,32 @@ from typing import NamedTuple
 import numpy as np
 
 from gpuion.kernels.rows import fill, inline
-from gpuion.kernels.tiles import EDGE, ROWS, add_tile
+from gpuion.kernels.tiles import EDGE, ROWS, add_tile, tiled
+
+TOGETHER = EDGE // 2  # spheres, of a row of cosines and one of sines each
 
 
 class Waves(NamedTuple):
     """Which waves there are, and where their sums lie among those of `add_up`, flat.
 
     `plane` int64 [P, 2] are q_y and q_z, of which q_x = x takes the first `counts` [t + 1][x]; `x` and `pair` [H] are a
-    wave's. Of two waves, [H, H]: `added` and `less` are the places of sum and difference, `sign` −1 where the
-    difference's lies opposite, `along` k · k', `seen` half of what a sphere sees of both. `steep` [H, 3] is k,
-    and `own` [H] the place of a wave alone.
+    wave's, `k` [H, 3] itself, and `own` [H] its place. Of two waves, int32 [H, H], `added` and `less` are the places of
+    sum and difference, and `sign`, int8, is −1 where that of the opposite of the difference is meant.
     """
 
     plane: np.ndarray
     counts: np.ndarray
     x: np.ndarray
     pair: np.ndarray
+    k: np.ndarray
+    own: np.ndarray
     added: np.ndarray
     less: np.ndarray
     sign: np.ndarray
-    along: np.ndarray
-    seen: np.ndarray
-    steep: np.ndarray
-    own: np.ndarray
 
 
-def waves(steps: np.ndarray, seen: np.ndarray, unit: float) -> Waves:
-    """Return the tables of waves of numbers [H, 3] with n_x ≥ 0, of which a sphere sees `seen` [H]; k = `unit` n."""
+def waves(steps: np.ndarray, unit: float) -> Waves:
+    """Return the tables of waves k = `unit` n of numbers n int64 [H, 3] with n_x ≥ 0."""
     reach = 4 * int((steps**2).sum(1).max(initial=0))
     top = math.isqrt(reach)
     line = np.arange(-top, top + 1)
@@ -47,30 +46,26 @@ def waves(steps: np.ndarray, seen: np.ndarray, unit: float) -> Waves:
     nearest = np.argsort(square, kind="stable")[: int((square <= reach).sum())]
     plane, square = plane[nearest], square[nearest]
     counts = np.searchsorted(square, reach - np.arange(top + 1) ** 2, side="right")
-    number = np.zeros((2 * top + 1, 2 * top + 1), np.int64)
+    number = np.zeros((2 * top + 1, 2 * top + 1), np.int32)
     number[plane[:, 0] + top, plane[:, 1] + top] = np.arange(len(plane))
-    width = width_of(len(plane))
+    stride = np.int32(ROWS * tiled(len(plane)))
 
-    def place(q: np.ndarray) -> np.ndarray:
-        return q[..., 0] * ROWS * width + number[q[..., 1] + top, q[..., 2] + top]
+    def place(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+        return x * stride + number[y + top, z + top]
 
-    added, less = steps[:, None] + steps, steps[:, None] - steps
-    sign = np.where(less[..., 0] < 0, -1, 1)
+    x, y, z = steps.astype(np.int32).T
+    added = place(*(n[:, None] + n for n in (x, y, z)))
+    sign = np.where(x[:, None] < x, np.int8(-1), np.int8(1))
+    less = place(*(sign * (n[:, None] - n) for n in (x, y, z)))
     return Waves(
-        plane, counts, steps[:, 0].copy(), number[steps[:, 1] + top, steps[:, 2] + top], place(added),
-        place(less * sign[..., None]), sign.astype(np.float64), unit**2 * (steps @ steps.T).astype(np.float64),
-        seen[:, None] * seen / 2, unit * steps, place(steps),
+        plane, counts, steps[:, 0].copy(), number[y + top, z + top].astype(np.int64), unit * steps, place(x, y, z),
+        added, less, sign,
     )  # fmt: skip
 
 
-def width_of(pairs: int) -> int:
-    """Return how wide a matrix is of so many pairs."""
-    return -(-pairs // EDGE) * EDGE
-
-
-def rows_of(waves: Waves) -> int:
-    """Return how many rows the sums have, and room for the spheres that are added."""
-    return ROWS * len(waves.counts) + EDGE
+def shape_of(waves: Waves) -> tuple[int, int]:
+    """Return the shape of the sums with the room for what is added to them."""
+    return ROWS * len(waves.counts) + EDGE, tiled(len(waves.plane))
 
 
 @inline
@@ -100,7 +95,7 @@ def spread(waves, turns, cosine, sine):
 def add_up(waves, turns, weights, count, sums, numbers):
     """Add to the sums what up to four spheres bring, whose planes, cos and sin by turns, are their last eight rows.
 
-    Sums [4 (t + 1) + 8, P and more]: of each q_x cos and sin of q · r times the first weight [4, 2] of a sphere, and
+    Sums, of `shape_of`: of each q_x four rows, cos and sin of q · r times the first weight [4, 2] of a sphere, and
     times the second. `turns` [4, 2, 3, 2 t + 1]; numbers [32] are room.
     """
     top, source = len(waves.counts) - 1, len(sums) - EDGE

@@ -12,8 +12,7 @@ from test_incremental import DIAMETER, structures, walk
 
 import gpuion
 from gpuion.incremental_network import network_score
-from gpuion.kernels import contraction, elimination, rows, waves
-from gpuion.kirchhoff import wave_numbers
+from gpuion.kernels import rows
 from gpuion.objectives import Objective
 from gpuion.resistors import ResistorNetwork
 from gpuion.scores import IncrementalScore
@@ -158,96 +157,6 @@ def test_annealing_goes_by_it_along_axes_too():
         assert isinstance(score, IncrementalScore)
         # Differences between axes of D, each off by CLOSE of itself, over what may be a tenth of D.
         assert torch.allclose(score.start(centers)[0], goal(expected), rtol=40 * CLOSE, atol=CLOSE)
-
-
-@pytest.mark.parametrize(("n", "count", "extra"), [(8, 8, 0), (40, 40, 8), (64, 32, 8), (600, 520, 16)])
-def test_elimination_is_that_of_a_dense_matrix(n, count, extra):
-    draw = np.random.default_rng(n)
-    half = draw.normal(size=(n, n)) * (draw.random((n, n)) < 0.2)
-    half[:, n // 2 - 6 : n // 2 + 2] = 0  # eight unknowns that nothing else meets
-    matrix = np.concatenate([half @ half.T + np.eye(n), draw.normal(size=(n, extra))], 1)
-    expected = matrix[count:] - matrix[:count, count:n].T @ np.linalg.solve(matrix[:count, :count], matrix[:count])
-    work = np.triu(matrix[:, :n], 0)
-    work = np.concatenate([work, matrix[:, n:]], 1)
-    _eliminate(work, count)
-    found = work[count:].copy()
-    for i in range(n - count):
-        # 1e-16 times the condition, at most some 1e4 here, times the largest numbers.
-        assert np.allclose(found[i, count + i :], expected[i, count + i :], rtol=0, atol=1e-10 * np.abs(matrix).max())
-
-
-@numba.njit
-def _eliminate(matrix, count):
-    elimination.eliminate(matrix, count)
-
-
-@pytest.mark.parametrize(("N", "E"), [(2, 0), (2, 1), (6, 15), (40, 30), (91, 180)])
-def test_an_order_has_each_contact_and_each_sphere_once(N, E):
-    pairs = np.stack(np.triu_indices(N, 1), 1)
-    ends = np.random.default_rng(E).permutation(pairs)[:E]
-    contacts, spheres = np.empty(E, np.int64), np.empty(N, np.int64)
-    _order(ends, contacts, spheres)
-    assert sorted(contacts) == list(range(E))
-    assert sorted(spheres) == list(range(N))
-    assert _filled(ends[contacts]) <= _filled(ends)
-
-
-def test_the_leaves_of_a_star_are_eliminated_without_filling_up():
-    ends = np.array([[0, 1], [0, 2], [0, 3], [3, 4], [4, 5]])
-    contacts, spheres = np.empty(5, np.int64), np.empty(6, np.int64)
-    _order(ends, contacts, spheres)
-    assert _filled(ends[contacts]) == 3 + 1 + 1  # pairs that share a sphere: three at 0, one at 3, one at 4
-
-
-def _filled(ends):
-    """Return how many numbers above its diagonal the factor has of contacts that are eliminated in their order."""
-    meets = [{f for f in range(len(ends)) if set(ends[e]) & set(ends[f])} for e in range(len(ends))]
-    count = 0
-    for e in range(len(ends)):
-        later = {f for f in meets[e] if f > e}
-        count += len(later)
-        for f in later:
-            meets[f] |= later
-    return count
-
-
-@numba.njit
-def _order(ends, contacts, spheres):
-    contraction.order(ends, contacts, spheres)
-
-
-def test_sums_of_waves_are_those_of_all_products():
-    unit, reach = 2 * np.pi / 40, 2 * 2 * np.pi / 40
-    steps = wave_numbers(40.0, reach).numpy()
-    draw = np.random.default_rng(3)
-    centers, h, seen = draw.uniform(0, 40, (6, 3)), draw.uniform(size=6), np.ones(len(steps))
-    table = waves.waves(steps, seen, unit)
-    width = waves.width_of(len(table.plane))
-    sums = np.zeros((waves.rows_of(table), width))
-    _add_all(table, centers * unit, h, sums)
-    phase = unit * centers @ steps.T  # [6, H]
-    c, s = np.cos(phase), np.sin(phase)
-    flat, a_less, sign = sums.reshape(-1), table.less, table.sign
-    for weight, row in ((h, 0), (2 * h, 2)):
-        plus, less = flat[table.added + row * width], flat[a_less + row * width]
-        assert np.allclose(less + plus, 2 * (c.T * weight) @ c, rtol=0, atol=1e-12)
-        assert np.allclose(less - plus, 2 * (s.T * weight) @ s, rtol=0, atol=1e-12)
-        plus, less = flat[table.added + (row + 1) * width], sign * flat[a_less + (row + 1) * width]
-        assert np.allclose(plus - less, 2 * (c.T * weight) @ s, rtol=0, atol=1e-12)
-        assert np.allclose(flat[table.own + row * width], weight @ c, rtol=0, atol=1e-12)
-
-
-@numba.njit
-def _add_all(table, phases, h, sums):
-    turns, weights, numbers = np.empty((4, 2, 3, 2 * len(table.counts) - 1)), np.empty((4, 2)), np.empty(32)
-    planes = sums[len(sums) - 8 :]
-    for i in range(len(phases)):
-        k = i % 4
-        waves.turn(phases[i], turns[k])
-        waves.spread(table, turns[k], planes[2 * k], planes[2 * k + 1])
-        weights[k, 0], weights[k, 1] = h[i], 2 * h[i]
-        if k == 3 or i == len(phases) - 1:
-            waves.add_up(table, turns, weights, k + 1, sums, numbers)
 
 
 @numba.njit

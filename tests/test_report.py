@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from gpuion import findings, gallery, plots, report
+from gpuion import findings, gallery, markup, plots, report
 from gpuion.dataset import Dataset, open_dataset, write_shard, write_summary
 from gpuion.errors import DatasetError
 from gpuion.files import write_json
@@ -278,3 +278,12 @@ def test_a_family_spanning_decades_gets_a_log_axis():
     ):
         figure = plots.families({"random": D}, best=0.2, worst=0.01)
         assert figure.axes[0].get_xscale() == scale
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [(0.99964, 4, "0.9996"), (108.7, 2, "109"), (2880.4, 3, "2880"), (99.6, 2, "100"), (2e6, 3, "2e+06"),
+     (-1234, 3, "-1234"), (0.0123, 2, "0.012"), (None, 3, "–"), (float("nan"), 3, "–")],
+)  # fmt: skip
+def test_numbers_are_written_without_powers_of_ten_up_to_a_million(value, digits, text):
+    assert markup.number(value, digits) == text
