@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 from gpuion.axes import ALL_AXES, check_axes, widen
 from gpuion.checks import check_limits, check_tensor
 from gpuion.errors import ConvergenceError
-from gpuion.homogenization import solve_fields, ways
+from gpuion.homogenization import check_fields, solve_fields, ways
 
 _SINGLE = 1e-5  # tolerances below this go to float64 at once
 _ON_GPU = 2**27  # sites × axes in flight, as in `homogenize`
@@ -71,7 +71,7 @@ def effective_diffusivity(
     ------
     ValueError
         For fields of other shapes or values, both diffusivities at once, axes that are none, a structure with no open
-        site.
+        site or that takes more than this machine's memory.
     ConvergenceError
         If a structure misses the tolerance.
     """
@@ -95,6 +95,7 @@ def effective_diffusivity(
         shapes = f"{list(potential.shape)} and {list(log_diffusivity.shape)}"
         raise ValueError(f"the diffusivity must have the potential's shape or broadcast to it, got {shapes}") from None
     _check(*fields)
+    check_fields(fields[0], chosen)
     return widen(_Homogenized.apply(*fields, check_limits(tolerance, max_iterations), chosen), chosen)
 
 

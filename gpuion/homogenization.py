@@ -31,7 +31,7 @@ from torch import Tensor
 
 from gpuion import multigrid, spectral
 from gpuion.axes import ALL_AXES, check_axes, widen
-from gpuion.checks import check_kind, check_limits
+from gpuion.checks import check_kind, check_limits, check_room
 from gpuion.fields import empty
 from gpuion.hops import count, trapped
 from gpuion.medium import Medium
@@ -116,7 +116,8 @@ def homogenize(
     Raises
     ------
     ValueError
-        For a tolerance, limit or axis out of range, or a structure with no open site.
+        For a tolerance, limit or axis out of range, a structure with no open site, or one that takes more than this
+        machine's memory.
 
     Notes
     -----
@@ -126,6 +127,7 @@ def homogenize(
     """
     check_kind("medium", medium, Medium)
     limits, chosen = check_limits(tolerance, max_iterations), check_axes(axes)
+    check_fields(medium.labels, chosen)
     tolerance = limits[0]
     factor, unit, counts = _site_factors(medium)
     B, A = len(medium), len(chosen)
@@ -148,6 +150,12 @@ def homogenize(
         converged=(error <= tolerance).all(1),
         iterations=iterations,
     )
+
+
+def check_fields(structures: Tensor, axes: tuple[int, ...]) -> None:
+    """Raise ValueError if the fields of a solve, s and four for each axis, of one of [B, X, Y, Z] exceed the memory."""
+    if not structures.is_cuda:  # torch itself knows what a GPU has
+        check_room(structures[:1].numel() * (8 + 16 * len(axes)), f"to solve on {list(structures.shape[1:])} sites")
 
 
 def _close(medium: Medium, counts: Tensor, axes: tuple[int, ...], energy: Tensor, error: Tensor, scale: Tensor) -> None:

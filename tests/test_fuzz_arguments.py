@@ -234,7 +234,8 @@ NUMBER = st.one_of(
     st.floats(-20, 20), st.floats(HUGE), st.floats(max_value=-HUGE), st.just(float("nan")), st.integers(-4, 4),
     st.integers(int(HUGE), 2**70), st.integers(-(2**70), -int(HUGE)), st.fractions(-9, 9), st.decimals(-9, 9),
 )  # fmt: skip
-ANY = st.one_of(NUMBER, st.text(max_size=8), st.binary(max_size=4), st.complex_numbers(), st.none(), st.booleans())
+BYTES = st.binary(max_size=4).map(lambda drawn: bytes(n % 21 for n in drawn))  # as a sequence they are numbers, too
+ANY = st.one_of(NUMBER, st.text(max_size=8), BYTES, st.complex_numbers(), st.none(), st.booleans())
 NESTED = st.one_of(ANY, st.lists(ANY, max_size=4), st.lists(st.lists(NUMBER, max_size=3), max_size=3))
 
 

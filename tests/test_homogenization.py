@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gpuion
-from gpuion import Medium, homogenization, homogenize
+from gpuion import Medium, checks, homogenization, homogenize
 
 INF = math.inf
 EXACT = 1e-12  # float64 sums of fewer than 1e4 terms: 1e4 · 1.1e-16 at worst
@@ -290,3 +290,14 @@ def test_structure_without_open_site_is_named():
     labels[1] = 1
     with pytest.raises(ValueError, match="structure 1 of 3 has no open site"):
         homogenize(make(labels, [1.0, 1.0], [0.0, INF]))
+
+
+def test_a_solve_that_exceeds_the_memory_is_refused_before_it_begins(monkeypatch):
+    medium = Medium(torch.zeros(3, 16, 16, 16, dtype=torch.uint8), torch.ones(1), torch.zeros(1))
+    pages = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 16**3 * (8 + 4 * 4 * 2)}
+    monkeypatch.setattr(checks.os, "sysconf", pages.__getitem__)
+    assert bool(gpuion.homogenize(medium, axes=(0, 1)).converged.all())  # of three structures one after the other
+    with pytest.raises(ValueError, match=r"to solve on \[16, 16, 16\] sites would take .* ask for less"):
+        gpuion.homogenize(medium)
+    with pytest.raises(ValueError, match="ask for less"):
+        gpuion.effective_diffusivity(torch.zeros(3, 16, 16, 16))
