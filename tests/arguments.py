@@ -26,7 +26,8 @@ FIELD = torch.rand(1, 3, 3, 4, generator=torch.Generator().manual_seed(1))
 LEARNT = {"box": 50.0, "diameter": 9.6}  # a cell that the network which ships takes
 PLACED = gpuion.place("random", n_structures=2, n_particles=27, **LEARNT, seed=3)
 ROWS = torch.rand(6, 3, generator=torch.Generator().manual_seed(2))
-HOME = Path(tempfile.mkdtemp(prefix="gpuion-arguments-"))
+_ROOM = tempfile.TemporaryDirectory(prefix="gpuion-arguments-")  # goes away as Python ends
+HOME = Path(_ROOM.name)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
