@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.polynomial.legendre import leg2poly
 from torch import Tensor, nn
 
 from gpuion.kernels import links, resistors
@@ -51,7 +52,7 @@ class NetworkScore:
         """Return the scores float64 [C], or [C, 3] along the axes, of structures [C, N, 3], and what to go on from."""
         C, N, _ = centers.shape
         res, place, _, contact, bath = self.network
-        inputs, hidden, channels = contact.first.shape[1], len(place.first_bias), len(place.third_bias)
+        inputs, hidden, channels = len(contact.first), len(place.first_bias), len(place.third_bias)
         inputs = max(inputs, 2 * len(res.rings) + channels)
 
         def empty() -> resistors.Links:
@@ -117,7 +118,8 @@ def network_score(net: ResistorNetwork, *, box: float, per_axis: bool = False) -
         numbers(net.around.mean), numbers(net.around.scale), numbers(net.beside.mean), numbers(net.beside.scale),
         numbers(net.slope), common, float(box), CUTOFF,
     )  # fmt: skip
-    bath = resistors.Bath(waves(steps, unit), seen, np.exp(numbers(net.orders)), solvent, solvent * ALPHA, WEIGHT)
+    shell = leg2poly([0, *np.exp(numbers(net.orders))])
+    bath = resistors.Bath(waves(steps, unit), seen, shell, solvent, solvent * ALPHA, WEIGHT)
     parts = tuple(_perceptron(part) for part in (net.place, net.sphere, net.contact))
     return NetworkScore(network=(res, *parts, bath), per_axis=per_axis)
 
@@ -132,5 +134,6 @@ def _perceptron(part: nn.Sequential) -> resistors.Perceptron:
     found = []
     for layer in (part[0], part[2], part[4]):
         weight = numbers(layer.weight).astype(np.float32)
-        found += [np.pad(weight, ((0, 0), (0, -weight.shape[1] % 4))), numbers(layer.bias).astype(np.float32)]
+        weight = np.ascontiguousarray(np.pad(weight, ((0, 0), (0, -weight.shape[1] % 4))).T)
+        found += [weight, numbers(layer.bias).astype(np.float32)]
     return resistors.Perceptron(*found)

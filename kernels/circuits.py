@@ -11,7 +11,7 @@ import numpy as np
 from gpuion.kernels.contraction import order
 from gpuion.kernels.elimination import eliminate
 from gpuion.kernels.resistors import nearest
-from gpuion.kernels.rows import fill, inline
+from gpuion.kernels.rows import fill, fma, inline
 from gpuion.kernels.tiles import EDGE, ROWS, tiled
 from gpuion.kernels.waves import TOGETHER, add_up, spread, turn
 
@@ -82,14 +82,12 @@ def _assemble_contacts(box, bath, links, pairs, place, first, system):
         system[e, e] = 1
     for e in range(E):
         i, j = pairs[e]
-        nearest(links.centers[i], links.centers[j], box, vectors[e])
+        vector, square = nearest(links.centers[i], links.centers[j], box)
         roots[e] = np.sqrt(links.conductance[i, j])
         system[e, first + place[i]], system[e, first + place[j]] = -roots[e], roots[e]
         for axis in range(3):
-            system[e, first + N + axis] = vectors[e, axis] * roots[e]
-        length = np.sqrt(vectors[e, 0] ** 2 + vectors[e, 1] ** 2 + vectors[e, 2] ** 2)
-        for axis in range(3):
-            vectors[e, axis] /= length
+            system[e, first + N + axis] = vector[axis] * roots[e]
+            vectors[e, axis] = vector[axis] / np.sqrt(square)
         members[i, counts[i]], members[j, counts[j]] = e, e
         counts[i] += 1
         counts[j] += 1
@@ -100,17 +98,16 @@ def _assemble_contacts(box, bath, links, pairs, place, first, system):
                 f = members[i, b]
                 same = 1.0 if (pairs[e, 0] == i) == (pairs[f, 0] == i) else -1.0
                 x = vectors[e, 0] * vectors[f, 0] + vectors[e, 1] * vectors[f, 1] + vectors[e, 2] * vectors[f, 2]
-                shell = _shell(bath.orders, same * x)
+                shell = _shell(bath.shell, same * x)
                 system[e, f] += same * links.node[i, 1] * shell * roots[e] * roots[f]
 
 
 @inline
-def _shell(orders, x):
-    """Return Σ γ_l P_l(x) over l = 1 …"""
-    before, here, total = 1.0, x, 0.0
-    for l in range(1, len(orders) + 1):  # noqa: E741
-        total += orders[l - 1] * here
-        before, here = here, ((2 * l + 1) * x * here - l * before) / (l + 1)
+def _shell(series, x):
+    """Return Σ c_n xⁿ over n = 0 …"""
+    total = 0.0
+    for n in range(len(series) - 1, -1, -1):
+        total = fma(total, x, series[n])
     return total
 
 
@@ -131,7 +128,8 @@ def _assemble_bath(box, bath, links, place, slate, whole):
         cosine, sine = planes[2 * k], planes[2 * k + 1]
         spread(waves, turns[k], cosine, sine)
         for m in range(H):
-            a, b = turns[k, 0, 0, top + waves.x[m]], turns[k, 1, 0, top + waves.x[m]]
+            x = np.uint64(top) + waves.x[m]
+            a, b = turns[k, 0, 0, x], turns[k, 1, 0, x]
             c, s, seen = cosine[waves.pair[m]], sine[waves.pair[m]], -h * bath.seen[m]
             row[N + m], row[N + H + m] = seen * (a * c - b * s), seen * (a * s + b * c)
         weights[k, 0], weights[k, 1] = h, links.node[i, 3]
@@ -146,26 +144,26 @@ def _assemble_bath(box, bath, links, place, slate, whole):
 @inline
 def _assemble_waves(bath, sums, stiffness, N, whole):
     """Set the waves' rows, cosines and sines, of the system: products of waves are waves of sums and differences."""
-    waves, flat, width = bath.waves, sums.reshape(sums.size), sums.shape[1]
-    H, n, k = len(waves.x), len(whole), waves.k
+    waves, flat, width = bath.waves, sums.reshape(sums.size), np.uint64(sums.shape[1])
+    H, n, k, two, three = len(waves.x), len(whole), waves.k, np.uint64(2) * width, np.uint64(3) * width
     for a in range(H):
         cosine, sine = whole[N + a], whole[N + H + a]
         for b in range(a, H):
-            p, q, sign = waves.added[a, b], waves.less[a, b], waves.sign[a, b]
+            p, q, sign = np.uint64(waves.added[a, b]), np.uint64(waves.less[a, b]), waves.sign[a, b]
             along = k[a, 0] * k[b, 0] + k[a, 1] * k[b, 1] + k[a, 2] * k[b, 2]
             seen = bath.seen[a] * bath.seen[b] / 2
             h_sum, h_less = flat[p], flat[q]
-            a_sum, a_less = along * flat[p + 2 * width], along * flat[q + 2 * width]
+            a_sum, a_less = along * flat[p + two], along * flat[q + two]
             cosine[N + b] = seen * (h_less + h_sum + a_less - a_sum)
             sine[N + H + b] = seen * (h_less - h_sum + a_less + a_sum)
             h_sum, h_less = flat[p + width], sign * flat[q + width]
-            a_sum, a_less = along * flat[p + 3 * width], sign * along * flat[q + 3 * width]
+            a_sum, a_less = along * flat[p + three], sign * along * flat[q + three]
             whole[N + b, N + H + a] = seen * (h_sum + h_less - a_sum + a_less)
             cosine[N + H + b] = seen * (h_sum - h_less - a_sum - a_less)
         stiff = stiffness * (k[a, 0] ** 2 + k[a, 1] ** 2 + k[a, 2] ** 2)
         cosine[N + a] += stiff
         sine[N + H + a] += stiff
         for axis in range(3):
-            steep = k[a, axis] * bath.seen[a]
-            cosine[n + axis] = -steep * flat[waves.own[a] + 3 * width]
-            sine[n + axis] = steep * flat[waves.own[a] + 2 * width]
+            steep, own = k[a, axis] * bath.seen[a], np.uint64(waves.own[a])
+            cosine[n + axis] = -steep * flat[own + three]
+            sine[n + axis] = steep * flat[own + two]

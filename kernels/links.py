@@ -16,12 +16,12 @@ from gpuion.kernels.waves import Waves, shape_of
 
 def slates(T: int, N: int, channels: int, inputs: int, hidden: int, waves: Waves) -> Slate:
     """Return the rooms of all threads, in arrays of one more dimension."""
-    most = max(N * (N - 1) // 2, N) // 16 * 16 + 16
+    most = max(N * (N - 1) // 2, N)
     currents, potentials = tiled(8 * N), tiled(N + 2 * len(waves.x))  # with more contacts, each solve makes room
     sums = shape_of(waves)
     return Slate(
-        aligned(T, (inputs + 3) // 4 * 4, most), aligned(T, 2, (hidden + 3) // 4 * 4, most),
-        aligned(T, max(channels, 4), most), np.zeros((T, most, 2), np.int64), _numbers(T, currents**2),
+        aligned(T, most, (inputs + 3) // 4 * 4), aligned(T, 2, (hidden + 3) // 4 * 4),
+        aligned(T, most, max(channels, 4)), np.zeros((T, most, 2), np.int64), _numbers(T, currents**2),
         _numbers(T, potentials * (potentials + EDGE)), _numbers(T, math.prod(sums)).reshape(T, *sums),
     )  # fmt: skip
 

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpuion.kernels.rows import add_rows, fill, inline
+from gpuion.kernels.rows import exponential, fma, inline
 from gpuion.kernels.waves import Waves
 
 
 class Perceptron(NamedTuple):
-    """Three layers, weights [outputs, inputs in fours] and biases, float32."""
+    """Three layers, weights [inputs in fours, outputs] and biases, float32."""
 
     first: np.ndarray
     first_bias: np.ndarray
@@ -47,13 +47,14 @@ class Resistors(NamedTuple):
 class Bath(NamedTuple):
     """Constants of bath and shells.
 
-    `waves` are the bath's, `seen` [M / 2] what of them a sphere sees, `orders` those of a shell's resistance;
-    `solvent`, `polarizable` (α of a common sphere), `heavy` (a sphere's weight).
+    `waves` are the bath's, `seen` [M / 2] what of them a sphere sees, `shell` the coefficients of x⁰, x¹, … of a
+    shell's resistance between contacts whose angle has the cosine x; `solvent`, `polarizable` (α of a common sphere),
+    `heavy` (a sphere's weight).
     """
 
     waves: Waves
     seen: np.ndarray
-    orders: np.ndarray
+    shell: np.ndarray
     solvent: float
     polarizable: float
     heavy: float
@@ -69,7 +70,7 @@ class Links(NamedTuple):
 
 
 class Slate(NamedTuple):
-    """One thread's room: features and hidden layers [·, I], pairs [I, 2], the two systems flat, sums of waves."""
+    """One thread's room: features and results [I, ·], hidden layers [2, ·], pairs [I, 2], systems, sums of waves."""
 
     features: np.ndarray
     hidden: np.ndarray
@@ -81,15 +82,11 @@ class Slate(NamedTuple):
 
 
 @inline
-def nearest(a, b, box, out):
-    """Set `out` to the vector from a to the nearest image of b; return its square."""
-    square = 0.0
-    for axis in range(3):
-        apart = b[axis] - a[axis]
-        apart -= box * np.rint(apart / box)
-        out[axis] = apart
-        square += apart * apart
-    return square
+def nearest(a, b, box):
+    """Return the vector from a to the nearest image of b, and its square."""
+    x, y, z, turn = b[0] - a[0], b[1] - a[1], b[2] - a[2], 1 / box
+    x, y, z = x - box * np.rint(x * turn), y - box * np.rint(y * turn), z - box * np.rint(z * turn)
+    return (x, y, z), x * x + y * y + z * z
 
 
 @inline
@@ -101,35 +98,41 @@ def _bump(distance, center, width):
 
 @inline
 def _perceive(net, features, hidden, results, n):
-    """Set `results` [outputs, n] of the features [inputs, n]."""
-    for layer in range(3):
-        if layer == 0:
-            weights, bias, x, out = net.first, net.first_bias, features, hidden[0]
-        elif layer == 1:
-            weights, bias, x, out = net.second, net.second_bias, hidden[0], hidden[1]
-        else:
-            weights, bias, x, out = net.third, net.third_bias, hidden[1], results
-        for o in range(len(bias)):
-            row = out[o, :n]
-            fill(row, bias[o])
-            add_rows(x, 0, weights[o], row)
-            if layer < 2:
-                for i in range(n):
-                    row[i] = row[i] / (np.float32(1) + np.exp(-row[i]))
+    """Set `results` [n, outputs] of the features [n, inputs]. Vectors run along outputs: a move has few rows."""
+    for k in range(n):
+        _pass_on(net.first, net.first_bias, features[k], hidden[0], True)
+        _pass_on(net.second, net.second_bias, hidden[0], hidden[1], True)
+        _pass_on(net.third, net.third_bias, hidden[1], results[k], False)
+
+
+@inline
+def _pass_on(weights, bias, values, out, curved):
+    """Set a layer's outputs, x / (1 + e^−x) of them where curved."""
+    row = out[: len(bias)]
+    for o in range(len(row)):
+        row[o] = bias[o]
+    for i in range(0, len(weights), 4):
+        a, b, c, d = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
+        s, t, u, v = values[i], values[i + 1], values[i + 2], values[i + 3]
+        for o in range(len(row)):
+            row[o] = fma(v, d[o], fma(u, c[o], fma(t, b[o], fma(s, a[o], row[o]))))
+    if curved:
+        for o in range(len(row)):
+            row[o] = row[o] / (np.float32(1) + exponential(min(max(-row[o], np.float32(-80)), np.float32(80))))
 
 
 @inline
 def _look_around(res, centers, i, out):
     """Set features [2 R] of a sphere's neighbours: how many at which distances, and how lopsided."""
     R, box = len(res.rings), res.box
-    vector, lopsided = np.empty(3), np.zeros((R, 3))
+    lopsided = np.zeros((R, 3))
     reach = res.rings[R - 1] + res.ring_width
     for r in range(R):
         out[r] = 0
     for j in range(len(centers)):
         if j == i:
             continue
-        square = nearest(centers[i], centers[j], box, vector)
+        vector, square = nearest(centers[i], centers[j], box)
         if square >= reach * reach:
             continue
         distance = np.sqrt(square)
@@ -147,16 +150,14 @@ def _look_around(res, centers, i, out):
 def _look_beside(res, centers, i, j, vector, out):
     """Set features [R] of third spheres around the middle of a contact."""
     R, box = len(res.thirds), res.box
-    middle, apart = np.empty(3), np.empty(3)
-    for axis in range(3):
-        middle[axis] = centers[i, axis] + vector[axis] / 2
+    middle = centers[i, 0] + vector[0] / 2, centers[i, 1] + vector[1] / 2, centers[i, 2] + vector[2] / 2
     reach = res.thirds[R - 1] + res.third_width
     for r in range(R):
         out[r] = 0
     for k in range(len(centers)):
         if k in (i, j):
             continue
-        square = nearest(middle, centers[k], box, apart)
+        _, square = nearest(middle, centers[k], box)
         if square < reach * reach:
             distance = np.sqrt(square)
             for r in range(R):
@@ -164,11 +165,10 @@ def _look_beside(res, centers, i, j, vector, out):
 
 
 @inline
-def _touched(res, point, moved, reach):
+def _touched(box, point, moved, reach):
     """Return whether a point lies within reach of one of the places [P, 3] where a sphere was and is; any if P = 0."""
-    vector = np.empty(3)
     for p in range(len(moved)):
-        if nearest(point, moved[p], res.box, vector) < reach * reach:
+        if nearest(point, moved[p], box)[1] < reach * reach:
             return True
     return len(moved) == 0
 
@@ -187,24 +187,24 @@ def look(res, place, sphere, contact, bath, links, moved, slate):
     near, count = np.zeros(N, np.bool_), 0
     numbers, values = np.empty(N, np.int64), np.empty(2 * R)
     for i in range(N):
-        if _touched(res, centers[i], moved, res.rings[R - 1] + res.ring_width):
+        if _touched(res.box, centers[i], moved, res.rings[R - 1] + res.ring_width):
             near[i], numbers[count] = True, i
             _look_around(res, centers, i, values)
             for f in range(2 * R):
-                slate.features[f, count] = (values[f] - res.around_mean[f]) / res.around_scale[f]
+                slate.features[count, f] = (values[f] - res.around_mean[f]) / res.around_scale[f]
             count += 1
     _perceive(place, slate.features, slate.hidden, slate.results, count)
     for k in range(count):
         for c in range(C):
-            links.place[numbers[k], c] = slate.features[2 * R + c, k] = slate.results[c, k]
+            links.place[numbers[k], c] = slate.features[k, 2 * R + c] = slate.results[k, c]
     _perceive(sphere, slate.features, slate.hidden, slate.results, count)
     for k in range(count):
         node = links.node[numbers[k]]
-        node[0] = bath.heavy * np.exp(0.3 * np.float64(slate.results[0, k]) + res.common[0])
-        node[1] = np.exp(_clamp(np.float64(slate.results[1, k])))
-        node[2] = 3 * np.exp(_clamp(np.float64(slate.results[2, k]) + res.common[1]))
-        node[3] = bath.polarizable * np.exp(_clamp(np.float64(slate.results[3, k]) + res.common[3]))
-    _look_at_contacts(res, contact, links, near, slate)
+        node[0] = bath.heavy * np.exp(0.3 * np.float64(slate.results[k, 0]) + res.common[0])
+        node[1] = np.exp(_clamp(np.float64(slate.results[k, 1])))
+        node[2] = 3 * np.exp(_clamp(np.float64(slate.results[k, 2]) + res.common[1]))
+        node[3] = bath.polarizable * np.exp(_clamp(np.float64(slate.results[k, 3]) + res.common[3]))
+    _look_at_contacts(res, contact, links, numbers[:count], near, slate)
 
 
 @inline
@@ -220,27 +220,29 @@ def _describe(res, distance, beside, tail, head, out):
 
 
 @inline
-def _look_at_contacts(res, contact, links, near, slate):
-    """Set the conductances of contacts with an end that is `near`; a moved sphere beside a contact is near an end.
+def _look_at_contacts(res, contact, links, numbers, near, slate):
+    """Set the conductances of contacts with an end among `numbers`, those that are `near`.
 
-    By the sides and the median of a triangle: of two spheres c apart, the nearer one lies at most √(d² + c²/4) from a
-    sphere at d from the middle between them. `network_score` sees to it that the reach around a sphere is no less.
+    A moved sphere beside a contact is near an end of it, by the sides and the median of a triangle: of two spheres c
+    apart, the nearer one lies at most √(d² + c²/4) from a sphere at d from the middle between them. `network_score`
+    sees to it that the reach around a sphere is no less.
     """
     N, T = len(links.place), len(res.thirds)
     centers, count = links.centers, 0
-    vector, values = np.empty(3), np.empty(T)
+    values = np.empty(T)
     distances = np.empty(len(slate.pairs))
-    for i in range(N):
-        for j in range(i + 1, N):
-            if not (near[i] or near[j]):
+    for one in numbers:
+        for other in range(N):
+            if other == one or (near[other] and other < one):
                 continue
-            square = nearest(centers[i], centers[j], res.box, vector)
+            i, j = min(one, other), max(one, other)
+            vector, square = nearest(centers[i], centers[j], res.box)
             if square >= res.cutoff * res.cutoff:
                 links.conductance[i, j] = 0
                 continue
             distance = np.sqrt(square)
             _look_beside(res, centers, i, j, vector, values)
-            _describe(res, distance, values, links.place[i], links.place[j], slate.features[:, count])
+            _describe(res, distance, values, links.place[i], links.place[j], slate.features[count])
             slate.pairs[count, 0], slate.pairs[count, 1], distances[count] = i, j, distance
             count += 1
     _perceive(contact, slate.features, slate.hidden, slate.results, count)
@@ -248,7 +250,7 @@ def _look_at_contacts(res, contact, links, near, slate):
         distance = distances[k]
         beyond = 2 * (distance - 13)
         soft = beyond if beyond > 20 else np.log1p(np.exp(beyond))
-        value = np.float64(slate.results[0, k]) + res.slope[0] + res.slope[1] * soft
+        value = np.float64(slate.results[k, 0]) + res.slope[0] + res.slope[1] * soft
         fade = (1 + np.cos(np.pi * distance / res.cutoff)) / 2
         conductance = np.exp(min(max(value, -12.0), 8.0)) * max(fade, 1e-9)
         links.conductance[slate.pairs[k, 0], slate.pairs[k, 1]] = conductance

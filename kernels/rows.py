@@ -69,6 +69,23 @@ def add_rows(rows, begin, weights, out):
 
 
 @inline
+def exponential(x):
+    """Return e^x of a float32 within ±87, to 1e-7 of it, in a loop of vectors: x = n log 2 + r, and a series in r.
+
+    Of a sum with 1.5 · 2²³ the lowest bits are the nearest whole number.
+    """
+    whole = np.float32(12582912.0)
+    shifted = fma(x, np.float32(1.442695041), whole)
+    n = shifted - whole
+    r = fma(n, np.float32(2.12194440e-4), fma(n, np.float32(-0.693359375), x))
+    series = fma(np.float32(1.9875691500e-4), r, np.float32(1.3981999507e-3))
+    series = fma(fma(series, r, np.float32(8.3334519073e-3)), r, np.float32(4.1665795894e-2))
+    series = fma(fma(fma(series, r, np.float32(1.6666665459e-1)), r, np.float32(0.5)), r, np.float32(1))
+    power = np.int32((np.float32(shifted).view(np.int32) << 23) + 0x3F800000)
+    return fma(series, r, np.float32(1)) * np.int32(power).view(np.float32)
+
+
+@inline
 def span(center, reach, spacing):
     """Return the first and one past the last index of all voxels that may lie within reach of a centre on an axis."""
     return int(np.floor((center - reach) / spacing - 0.5)), int(np.ceil((center + reach) / spacing - 0.5)) + 1

@@ -21,8 +21,9 @@ class Waves(NamedTuple):
     """Which waves there are, and where their sums lie among those of `add_up`, flat.
 
     `plane` int64 [P, 2] are q_y and q_z, of which q_x = x takes the first `counts` [t + 1][x]; `x` and `pair` [H] are a
-    wave's, `k` [H, 3] itself, and `own` [H] its place. Of two waves, int32 [H, H], `added` and `less` are the places of
-    sum and difference, and `sign`, int8, is −1 where that of the opposite of the difference is meant.
+    wave's, `k` [H, 3] itself, and `own` [H] its place. Of two waves, [H, H], `added` and `less` are the places of sum
+    and difference, and `sign`, int8, is −1 where that of the opposite of the difference is meant. Places are unsigned:
+    of a signed one numba asks whether it counts from the end, which keeps loops from vectors.
     """
 
     plane: np.ndarray
@@ -58,8 +59,8 @@ def waves(steps: np.ndarray, unit: float) -> Waves:
     sign = np.where(x[:, None] < x, np.int8(-1), np.int8(1))
     less = place(*(sign * (n[:, None] - n) for n in (x, y, z)))
     return Waves(
-        plane, counts, steps[:, 0].copy(), number[y + top, z + top].astype(np.int64), unit * steps, place(x, y, z),
-        added, less, sign,
+        plane, counts, steps[:, 0].astype(np.uint64), number[y + top, z + top].astype(np.uint64), unit * steps,
+        place(x, y, z), added.astype(np.uint32), less.astype(np.uint32), sign,
     )  # fmt: skip
 
 
@@ -86,7 +87,7 @@ def spread(waves, turns, cosine, sine):
     """Set rows [P] to cos and sin of q_y y + q_z z of a sphere."""
     top, plane = turns.shape[2] // 2, waves.plane
     for p in range(len(plane)):
-        y, z = top + plane[p, 0], top + plane[p, 1]
+        y, z = np.uint64(top + plane[p, 0]), np.uint64(top + plane[p, 1])
         a, b, c, d = turns[0, 1, y], turns[1, 1, y], turns[0, 2, z], turns[1, 2, z]
         cosine[p], sine[p] = a * c - b * d, a * d + b * c
 

@@ -10,6 +10,7 @@ import numba
 import numpy as np
 import pytest
 import torch
+from numpy.polynomial.legendre import leg2poly
 
 from gpuion import kirchhoff
 from gpuion.kernels import circuits, contraction, elimination, links, resistors, waves
@@ -190,7 +191,7 @@ def tiled(spheres, left):
     unit = 2 * math.pi / spheres.box
     table = waves.waves(steps, unit)
     seen = math.sqrt(2) * np.sinc(unit * np.linalg.norm(steps, axis=1) * RADIUS / math.pi)
-    bath = resistors.Bath(table, seen, spheres.orders, spheres.solvent, 0.0, 0.0)
+    bath = resistors.Bath(table, seen, leg2poly([0, *spheres.orders]), spheres.solvent, 0.0, 0.0)
     room = links.slates(1, N, 1, 4, 4, table)
     for numbers in (room.currents, room.potentials, room.sums):
         numbers.fill(left)

@@ -181,3 +181,17 @@ def _fma(a, b, c):
 def test_a_small_cell_is_refused():
     with pytest.raises(ValueError, match="box must be 33 or more"):
         network_score(ResistorNetwork(), box=30.0)
+
+
+@numba.njit
+def exponentials(x, out):
+    for i in range(len(x)):
+        out[i] = rows.exponential(x[i])
+
+
+def test_an_exponential_is_the_nearest_float32_or_the_next():
+    x = np.concatenate([np.linspace(-87, 87, 100_003), np.linspace(-1, 1, 100_003), [0.0]]).astype(np.float32)
+    found, exact = np.empty_like(x), np.exp(x.astype(np.float64))
+    exponentials(x, found)
+    assert float((np.abs(found - exact) / np.spacing(exact.astype(np.float32))).max()) < 1
+    assert found[-1] == 1
