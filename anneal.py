@@ -32,6 +32,7 @@ from gpuion.annealing import anneal, check_settings
 from gpuion.capacity import check_memory
 from gpuion.chains import load_state, load_states, save_state
 from gpuion.checkpoints import PRETRAINED
+from gpuion.checks import FINEST
 from gpuion.config import check_least, option, parse
 from gpuion.distributed import World, start
 from gpuion.errors import ConfigError, run_script
@@ -167,8 +168,8 @@ def check(config: Config) -> None:
     check_least(config, chains=1, relabel=0, relabel_min=0, batch=1, seed=0, exchange=1, exchange_every=1, rounds=0)
     if config.rounds:
         rounds.check(config)
-    if not 0 < config.tolerance < 1:
-        raise ConfigError(f"tolerance must lie between 0 and 1, got {config.tolerance}")
+    if not FINEST <= config.tolerance < 1:
+        raise ConfigError(f"tolerance must lie in [{FINEST}, 1), got {config.tolerance}")
     for d in config.goals:
         cycles = config.cycles_of(d)
         check_settings(cycles, config.steps, config.samples, config.temperature, config.cooling)

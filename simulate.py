@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 import gpuion
 from gpuion import dataset, dry_run, files, timing, work
+from gpuion.checks import FINEST
 from gpuion.config import check_least, option, parse, settings
 from gpuion.derived import Derived, derive
 from gpuion.design import Design, choose
@@ -112,8 +113,10 @@ def main() -> None:
 def check(config: Config) -> tuple[Design | Derived, Sequence[tuple[int, Tensor]]]:
     """Return the structures and the shards to make: number and ids. Say what is wrong before any work."""
     check_least(config, shard=1, batch=1, seed=0, walkers=2)
-    if not 0 < config.tolerance < 1 or not 0 < config.rtol < 1:
-        raise ConfigError(f"tolerance and rtol must lie in (0, 1), got {config.tolerance} and {config.rtol}")
+    if not FINEST <= config.tolerance < 1 or not 0 < config.rtol < 1:
+        raise ConfigError(
+            f"tolerance must lie in [{FINEST}, 1) and rtol in (0, 1), got {config.tolerance} and {config.rtol}"
+        )
     if not isinstance(config.time, str) and not (config.time > 0 and math.isfinite(config.time)):
         raise ConfigError(f"time must be above 0, or auto, got {config.time}")
     structures, ids = plan(config)

@@ -16,6 +16,10 @@ import torch
 from torch import Tensor
 
 _ITERATIONS = 10**7  # a solve keeps a number of each
+
+FINEST = 1e-12
+"""Relative error of a solve that float64 can still tell from its rounding."""
+
 LONGEST = 1e9
 """Voxels of the longest length that functions take; the shortest is as far below 1. Cubes of both are numbers."""
 
@@ -92,10 +96,10 @@ def check_limits(tolerance: float, max_iterations: Any) -> tuple[float, int]:
     Raises
     ------
     ValueError
-        Unless the first lies in (0, 1) and the second is a whole number above 0.
+        Unless the first lies in [1e-12, 1), as float64 can tell, and the second is a whole number above 0.
     """
-    if not is_between(tolerance, 0, 1):
-        raise ValueError(f"tolerance is a relative error in (0, 1), got {reprlib.repr(tolerance)}; 1e-4 is usual")
+    if not (is_between(tolerance, 0, 1) and tolerance >= FINEST):
+        raise ValueError(f"tolerance is a relative error in [1e-12, 1), got {reprlib.repr(tolerance)}; 1e-4 is usual")
     limit = check_whole("max_iterations", max_iterations, 1)
     if limit > _ITERATIONS:
         raise ValueError(f"max_iterations must be at most {_ITERATIONS}, got {limit}; a solve takes tens to thousands")

@@ -37,7 +37,7 @@ def currents(medium: Medium, axis: int, *, tolerance: float = 1e-6, max_iteratio
     axis : int
         0, 1 or 2: the direction of the force.
     tolerance : float
-        Bound in (0, 1) on the estimated relative error of D; the current's error goes with its root.
+        Bound in [1e-12, 1) on the estimated relative error of D; the current's error goes with its root.
     max_iterations : int
         Iterations after which the solve is given up.
 

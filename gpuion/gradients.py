@@ -55,7 +55,7 @@ def effective_diffusivity(
         D_x instead. Where D_x = 0 the derivative is infinite (g grows as √D_x); it is given as 0 there. With neither,
         D_x = 1.
     tolerance : float
-        Bound in (0, 1) on the estimated relative error of each D_aa, as in `homogenize`.
+        Bound in [1e-12, 1) on the estimated relative error of each D_aa, as in `homogenize`.
     max_iterations : int
         Iterations after which the solve is given up.
     axes : ints
@@ -132,6 +132,8 @@ def site_factors(potential: Tensor, log_diffusivity: Tensor) -> tuple[Tensor, Te
     if bool(shut.any()):
         b = int(shut.nonzero()[0, 0])
         raise ValueError(f"structure {b} of {len(U)} has no open site; leave it out, or open one of its sites")
+    if len(U):
+        U = U - U.amin((1, 2, 3), keepdim=True)  # only differences matter, and those of large numbers may be small
     log_weight = torch.logsumexp((-U).flatten(1), 1)
     log_factor = (log_D - U) / 2
     top = log_factor.flatten(1).amax(1) if len(U) else log_weight

@@ -1,23 +1,22 @@
 """The exact effective diffusivity of a periodic lattice medium, by a variational principle.
 
-The reversible nearest-neighbour chain of a `Medium` has bond conductances g_xy = s_x s_y / h² with the site
-factor s = √D exp(−U/2), 0 where blocked. Along a unit vector e, with Π = Σ_x exp(−U_x), it diffuses with
+The reversible nearest-neighbour chain of a `Medium` has bond conductances g_xy = s_x s_y / h² with the site factor s =
+√D exp(−U/2), 0 where blocked. Along a unit vector e, with Π = Σ_x exp(−U_x), it diffuses with
 
     D_ee = min_u Σ_bonds g_xy (h e·(y−x)/|y−x| + u_y − u_x)² / Π.
 
-In units of h the minimiser solves A u = b with A u = s∘(S∘u − N(s∘u)), N the sum over six neighbours, S =
-N(s): no bond is ever stored, and h drops out. The solver is conjugate gradients. It starts from the best
-profile along the axis, exact for layers, and stops on the estimated error of D itself, which the fall of the
-energy Σ_j α_j r_jᵀz_j tells, not on the residual. The preconditioner is the periodic Laplacian, inverted by
-FFT, on a GPU (`gpuion.spectral`), and multigrid in scalar loops on a CPU, where it is 6 to 15 times faster
-(`gpuion.multigrid`).
+In units of h the minimiser solves A u = b with A u = s∘(S∘u − N(s∘u)), N the sum over six neighbours, S = N(s): no bond
+is ever stored, and h drops out. The solver is conjugate gradients. It starts from the best profile along the axis,
+exact for layers, and stops on the estimated error of D itself, which the fall of the energy Σ_j α_j r_jᵀz_j tells, not
+on the residual. The preconditioner is the periodic Laplacian, inverted by FFT, on a GPU (`gpuion.spectral`), and
+multigrid in scalar loops on a CPU, where it is 6 to 15 times faster (`gpuion.multigrid`).
 
-Letters: B structures of the batch, C of a chunk; A axes solved; R rows = (structure, axis) problems of a chunk;
-X Y Z sites; L site classes. On a GPU at most 14 fields a row are in flight: s, S, u,
-r, p, work space, the inverse diagonal and the finished u make 8, s in float64 and the Green function of all rows 1,
-and 4 come while the FFT runs (transform, its copy and its work space, each of one field and a bit, and the result), or
-fewer for a sum in float64. So one structure of 375³ sites takes 9 GB at most with its three axes at once, in double
-precision 18 GB. With multigrid on a CPU it is 5 fields a row.
+Letters: B structures of the batch, C of a chunk; A axes solved; R rows = (structure, axis) problems of a chunk; X Y Z
+sites; L site classes. On a GPU at most 14 fields a row are in flight: s, S, u, r, p, work space, the inverse diagonal
+and the finished u make 8, s in float64 and the Green function of all rows 1, and 4 come while the FFT runs (transform,
+its copy and its work space, each of one field and a bit, and the result), or fewer for a sum in float64. So one
+structure of 375³ sites takes 9 GB at most with its three axes at once, in double precision 18 GB. With multigrid on a
+CPU it is 5 fields a row.
 """
 
 import dataclasses
@@ -41,6 +40,7 @@ from gpuion.threads import Team
 
 _FLOOR = 1e-6  # errors of D are relative to D, but at least to this fraction of the Voigt bound
 _SPECTRAL = False  # the FFT as preconditioner on a CPU too, where it is slower: the oracle of tests
+_ROUNDING = 1e-13  # of D: what sums and exponentials of float64 cost at most, 1e-15 as measured at mild contrasts
 _SINGLE = 1e-6  # tolerances below this go to float64 at once
 _DECADES = 6.0  # so do structures of more contrast: float32 may not see a weak link between two clusters
 _ON_GPU = 2**27  # sites × axes in flight, half of it in double precision: 7.5 GB, or one structure if that is more
@@ -65,7 +65,7 @@ class HomogenizationResult:
         than 0.1. Hardest are mazes, corridors one site wide: at 12³ sites 26 of 288 values were further off than
         estimated at 1e-1, by up to 2.1 times, and 4 at 1e-2, by up to 2.5. With the FFT, as on a GPU, it was 0.95 of
         the estimate at most on 864 values of random media, 0.94 on 180 of electrolytes, and in mazes of 12³ sites 72 of
-        216 were further off, by up to 5 times. It is 0 along an axis that no cluster of sites leads through, as D is.
+        216 were further off, by up to 5 times. At least 1e-13, for rounding; 0, as D, where no cluster leads through.
     scale : float64 [B, 3]
         max(D_aa, 1e-6 of the Voigt bound Σ_bonds g h² / Π), in the unit of the medium's table.
     converged : bool [B]
@@ -100,7 +100,7 @@ def homogenize(
     medium : Medium
         Labelled lattices [B, X, Y, Z] of any edge lengths ≥ 1, periodic along all axes.
     tolerance : float
-        Bound in (0, 1) on the estimated relative error of each D_aa (see `HomogenizationResult.error`).
+        Bound in [1e-12, 1) on the estimated relative error of each D_aa (see `HomogenizationResult.error`).
     max_iterations : int
         Iterations, of each precision and preconditioner tried, after which a structure is given up: D is still an upper
         bound, `converged` false.
@@ -201,8 +201,10 @@ def _site_factors(medium: Medium) -> tuple[Tensor, Tensor, Tensor]:
     if bool(shut.any()):
         b = int(shut.nonzero()[0, 0])
         raise ValueError(f"structure {b} of {B} has no open site; leave it out, or open one of its classes")
-    log_weight = torch.logsumexp(counts.double().log() - medium.potential, 1)  # log Π
-    log_factor = (medium.diffusivity.log() - medium.potential) / 2
+    lowest = medium.potential.expand(B, L).masked_fill(counts == 0, math.inf).amin(1, keepdim=True)
+    potential = medium.potential - lowest  # only differences matter, and those of large numbers may be small
+    log_weight = torch.logsumexp(counts.double().log() - potential, 1)  # log Π
+    log_factor = (medium.diffusivity.log() - potential) / 2
     top = log_factor.expand(B, L).masked_fill(counts == 0, -math.inf).amax(1, keepdim=True)
     top = torch.where(torch.isfinite(top), top, 0.0)  # all open classes may have D = 0
     factor = (log_factor - top).exp().masked_fill(counts == 0, 0.0)
@@ -280,7 +282,7 @@ def solve_fields(
     # What the sum over bonds has above the tracked energy is what rounding cost.
     lost = (reached - (before - fall.view(C, A))).clamp_min(0)
     scale = torch.maximum(reached, floor).clamp_min(torch.finfo(torch.float64).tiny)
-    error = (tail.view(C, A) + lost) / scale
+    error = (tail.view(C, A) + lost + _ROUNDING * reached) / scale
     return energy, error, scale, iterations.view(C, A).amax(1), u.unflatten(0, (C, A)), flow
 
 

@@ -66,7 +66,7 @@ def test_uniform_medium_keeps_its_diffusivity(shape):
     result = homogenize(medium)
     torch.testing.assert_close(result.tensor, 1.7 * torch.eye(3).double().expand(2, 3, 3), rtol=EXACT, atol=EXACT)
     assert result.converged.all()
-    assert (result.error == 0).all()
+    assert (result.error < 1.01e-13).all()  # the rounding of float64 alone
 
 
 @pytest.mark.parametrize("axis", range(3))
@@ -278,8 +278,8 @@ def test_empty_batch_gives_empty_results():
 
 def test_bad_arguments_are_named():
     medium = make(torch.zeros(1, 2, 2, 2, dtype=torch.uint8), [1.0], [0.0])
-    for tolerance in (0.0, 1.0, -1e-3, math.nan):
-        with pytest.raises(ValueError, match=r"tolerance is a relative error in \(0, 1\), got"):
+    for tolerance in (0.0, 9e-13, 1.0, -1e-3, math.nan):
+        with pytest.raises(ValueError, match=r"tolerance is a relative error in \[1e-12, 1\), got"):
             homogenize(medium, tolerance=tolerance)
     with pytest.raises(ValueError, match="max_iterations must be a whole number, 1 or more, got 0"):
         homogenize(medium, max_iterations=0)

@@ -165,3 +165,25 @@ def test_energy_lost_in_rounding_counts_as_error(monkeypatch, spectral):
     assert not result.converged.any()
     # Over the raised energy, a part in a thousand less; the estimate of what it may still fall, 1e-5, is above.
     assert ((result.error > 0.999e-3) & (result.error < 1.011e-3)).all()
+
+
+@pytest.mark.parametrize("offset", [-(2.0**40), 1e3, 2.0**40])
+def test_only_differences_of_potentials_matter_bit_for_bit(offset):
+    labels = random_labels((2, 6, 5, 7), 3, seed=8)
+    plain, shifted = (make(labels, [1.0, 3.0, 2.0], [0.0 + level, 1.0 + level, INF]) for level in (0.0, offset))
+    assert torch.equal(homogenize(plain).tensor, homogenize(shifted).tensor)
+    fields = [medium.potential[labels.long()] for medium in (plain, shifted)]
+    assert torch.equal(*(gpuion.effective_diffusivity(U, torch.zeros_like(U)) for U in fields))
+
+
+def test_no_error_is_claimed_that_float64_cannot_tell():
+    medium = make(random_labels((2, 6, 5, 7), 2, seed=9), [1.0, 30.0], [0.0, 0.0])
+    finest = homogenize(medium, tolerance=1e-12)
+    assert finest.converged.all()
+    assert (finest.error >= 1e-13).all()
+    for b, labels in enumerate(medium.labels.numpy()):
+        for axis, e in enumerate(np.eye(3)):
+            off = abs(float(finest.diffusivity[b, axis]) - dense(labels, [1.0, 30.0], [0.0, 0.0], e))
+            assert off < 1e-12 * float(finest.scale[b, axis])
+    with pytest.raises(ValueError, match="1e-12"):
+        homogenize(medium, tolerance=1e-13)

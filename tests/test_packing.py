@@ -102,6 +102,26 @@ def test_the_gpu_path_is_the_cpu_path_bit_for_bit(tested, monkeypatch):
     assert torch.equal(centers, packing.fill(MIXED_IDS, rules)[0])
 
 
+@pytest.mark.parametrize("hi", [0.0, 1.3])
+def test_cells_find_every_overlap_that_a_test_of_all_spheres_finds(hi):
+    ids, zeros = torch.tensor([4, 9]), torch.zeros(2, dtype=torch.float64)
+    rules = insertion.Rules(
+        n_particles=300, box=60.0, diameter=gpuion.sphere_diameter(300, 60.0, 0.25), seed=3, gap=zeros,
+        distance=torch.tensor([[1.0, hi] if hi else [0.0, 0.0]] * 2, dtype=torch.float64) * 7.4,
+        axes=torch.zeros(2, 3, dtype=torch.bool),
+    )  # fmt: skip
+    centers, placed = insertion.fill_batch(ids, torch.zeros(2, 3, dtype=torch.float64), rules)
+    assert placed.tolist() == [300, 300]
+    assert torch.equal(packing.fill(ids, rules)[0], centers)
+
+
+def test_a_hundred_thousand_spheres_find_room_and_too_many_are_refused():
+    centers = gpuion.place("random", n_structures=1, n_particles=100_000, box=500.0, volume_fraction=0.3)
+    assert tuple(centers.shape) == (1, 100_000, 3)
+    with pytest.raises(ValueError, match="ask for less"):
+        gpuion.place("random", n_structures=1, n_particles=10**12, box=1e6, volume_fraction=0.01)
+
+
 def test_a_mixed_batch_holds_the_structures_of_each_family():
     rules = mixed(91, 75.0, narrow=1)
     centers, _ = packing.fill(MIXED_IDS, rules)

@@ -110,8 +110,11 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(run, capsys, monkeypa
         (["--volume-fraction", "0.5"], "error: volume fraction 0.5000 is not below 0.3841"),
         (["--box", "20.5"], "error: box = 20.5 voxels at 1 sites per voxel is not a whole number"),
         (["--box", "20.5", "--sites-per-voxel", "2"], "error: box = 20.5 voxels at 1 voxels"),
-        (["--tolerance", "0"], "error: tolerance and rtol must lie in (0, 1), got 0.0 and 0.02"),
-        (["--time", "auto", "--rtol", "1"], "error: tolerance and rtol must lie in (0, 1), got 0.01 and 1.0"),
+        (["--tolerance", "0"], "error: tolerance must lie in [1e-12, 1) and rtol in (0, 1), got 0.0 and 0.02"),
+        (
+            ["--time", "auto", "--rtol", "1"],
+            "error: tolerance must lie in [1e-12, 1) and rtol in (0, 1), got 0.01 and 1.0",
+        ),
         (["--time", "nan"], "error: time must be above 0, or auto, got nan"),
         (["--part", "2"], "error: part must be k/m with 1 ≤ k ≤ m, as in 2/8, got '2'"),
         (["--part", "3/2"], "error: part must be k/m with 1 ≤ k ≤ m, as in 2/8, got '3/2'"),
