@@ -105,8 +105,8 @@ def place(
     n_structures, n_particles = check_whole("n_structures", n_structures, 0), check_whole("n_particles", n_particles, 1)
     seed, device, box = check_seed(seed), check_device(device), check_length("box", box)
     diameter = check_spheres(n_particles, box, diameter, volume_fraction)
-    # The centres, and of the structure at work their float64 twins and the lists of cells.
-    check_room((12.0 * n_structures + 40) * n_particles, f"{n_structures} structures of {n_particles} spheres")
+    # The centres, and of the structure at work their float64 twins and the cells.
+    check_room((12.0 * n_structures + 96) * n_particles, f"{n_structures} structures of {n_particles} spheres")
     numbers = check_numbers(n_structures, ids)
     ranges, widths, slabs = _check_family(family, n_structures, box, diameter, distance, gap, axes)
     rules = Rules(

@@ -137,8 +137,8 @@ def _apart(point, filled, heads, following, box, limit):
 def _fill(ids, slabs, centers, placed, key0, key1, box, diameter, distance, gap, axes, patience, max_draws):
     B, N = centers.shape[:2]
     limit = diameter**2 * (1 + 1e-12)
-    # Cells no smaller than a sphere, with a guard against rounding, and not many more than there are spheres.
-    G = 1 if N < _MANY else max(1, min(int(box / diameter * (1 - 1e-9)), int(np.ceil(N ** (1 / 3)))))
+    # Cells no smaller than a sphere, with a guard against rounding, and at most eight for each sphere.
+    G = 1 if N < _MANY else max(1, min(int(box / diameter * (1 - 1e-9)), int(2 * N ** (1 / 3))))
     for b in prange(B):
         point, u = np.empty(3), np.empty(4)
         filled, following = np.empty((N, 3)), np.empty(N, np.int64)
