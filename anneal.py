@@ -33,7 +33,7 @@ from gpuion.capacity import check_memory
 from gpuion.chains import load_state, load_states, save_state
 from gpuion.checkpoints import PRETRAINED
 from gpuion.checks import FINEST
-from gpuion.config import check_least, option, parse
+from gpuion.config import check_least, option, parse, settings
 from gpuion.distributed import World, start
 from gpuion.errors import ConfigError, run_script
 from gpuion.models import Model
@@ -172,7 +172,8 @@ def check(config: Config) -> None:
         raise ConfigError(f"tolerance must lie in [{FINEST}, 1), got {config.tolerance}")
     for d in config.goals:
         cycles = config.cycles_of(d)
-        check_settings(cycles, config.steps, config.samples, config.temperature, config.cooling)
+        with settings():
+            check_settings(cycles, config.steps, config.samples, config.temperature, config.cooling)
         if config.exchange > 1 and (cycles == 1 or config.cooling == 1):
             raise ConfigError("exchange spans the temperatures of a cooling: give cycles above 1 and cooling below 1")
 

@@ -28,6 +28,7 @@ from measure import Row, Setting, machine
 from suite import BUDGET, SUITES, UNFINISHED, run_suite
 
 from gpuion.config import Parser
+from gpuion.errors import run_script
 from gpuion.files import write_json
 
 Case = Callable[[Setting], Iterable[Row]]
@@ -75,7 +76,12 @@ def parse(arguments: list[str] | None, cases: dict[str, Case]) -> argparse.Names
     cores = torch.get_num_threads()
     parser.add_argument("--threads", type=int, default=cores, help=f"of the CPU (default: torch's, {cores} here)")
     parser.add_argument("--list", action="store_true", help="say what there is, and stop")
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    if given.threads < 1 or not given.budget > 0:
+        parser.error(f"threads and budget must be above 0, got {given.threads} and {given.budget}")
+    if given.device not in {"auto", "cpu", "cuda"}:
+        parser.error(f"device must be auto, cpu or cuda, got {given.device}")
+    return given
 
 
 def run(name: str, case: Case, setting: Setting, about: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -144,4 +150,4 @@ def table(results: list[dict[str, Any]], dropped: list[str]) -> str:
 
 if __name__ == "__main__":
     faulthandler.enable()
-    sys.exit(main())
+    run_script(lambda: sys.exit(main()))

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from gpuion.checks import check_flag, check_tensor
 
+_MOST = 1e300  # of numbers whose sum over rows is to be one, too
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrincipalComponents:
@@ -130,9 +132,11 @@ def _columns(x: Tensor, name: str) -> Tensor:
     if x.ndim != 2 or 0 in x.shape or x.is_complex():
         raise ValueError(f"{name} must be a table [n, K] of real numbers, got {x.dtype} {list(x.shape)}")
     x = x.double()
-    if not bool(x.isfinite().all()):
-        where = (~x.isfinite()).nonzero()[0].tolist()
-        raise ValueError(f"{name} must be finite numbers, got {float(x[tuple(where)])} at {where}; leave such rows out")
+    bad = ~(x.abs() <= _MOST)
+    if bool(bad.any()):
+        where = bad.nonzero()[0].tolist()
+        given = float(x[tuple(where)])
+        raise ValueError(f"{name} must be numbers within ±{_MOST:g}, got {given} at {where}; leave such rows out")
     return x
 
 

@@ -58,14 +58,21 @@ class Parser(argparse.ArgumentParser):
         plain: dict[str, Any] = {"formatter_class": Help, "allow_abbrev": False, "epilog": CODES}
         super().__init__(**(plain | options))
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Remember the arguments too, for errors to look at."""
+        self._given = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and exit."""
-        if "unrecognized arguments:" in message:
-            words = message.split(": ", 1)[1]
-            flag = next((word for word in words.split() if word.startswith("-")), "").split("=")[0]
+        unknown = message.split(": ", 1)[1].split() if "unrecognized arguments:" in message else []
+        if "arguments are required:" in message:  # perhaps there, but misspelt
+            unknown = [word for word in self._given if word.startswith("--") and word.split("=")[0] not in _flags(self)]
+        if unknown:
+            flag = next((word for word in unknown if word.startswith("-")), "").split("=")[0]
             names = [name.lstrip("-") for name in _flags(self)]
             near = _nearest(flag.lstrip("-"), names, "--")
-            message = f"unknown flag {flag}{near}" if flag else f"no use for {words}"
+            message = f"unknown flag {flag}{near}" if flag else f"no use for {' '.join(unknown)}"
         chosen = re.search(r"invalid choice: '?(.*?)'? \(choose from (.*)\)", message)
         if chosen:
             message += _nearest(chosen[1], re.findall(r"[^\s,']+", chosen[2]))
@@ -222,14 +229,15 @@ class _Tuple(argparse.Action):
 
 def _read(path: Path, script: str, cls: type) -> dict[str, Any]:
     try:
-        text = path.read_bytes()
+        with path.open("rb") as file:
+            text = file.read(_LARGEST + 1)
         tables = tomllib.loads(text.decode("utf8")) if len(text) <= _LARGEST else None
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     if tables is None:
-        raise ConfigError(f"{path} has {len(text)} bytes, more than the {_LARGEST} that a configuration may have")
+        raise ConfigError(f"{path} has more than the {_LARGEST} bytes that a configuration may have")
     for name, table in tables.items():
         _known(name, _TABLES, f"{path}: the table")
         if not isinstance(table, dict):
@@ -251,7 +259,8 @@ def _known(name: str, names: Iterable[str], what: str) -> None:
 
 
 def _nearest(name: str, names: Iterable[str], prefix: str = "") -> str:
-    near = difflib.get_close_matches(name, names, n=1)
+    names = list(names)
+    near = [one for one in names if len(name) > 1 and one.startswith(name)] or difflib.get_close_matches(name, names)
     return f"; did you mean {prefix}{near[0]}?" if near else ""
 
 

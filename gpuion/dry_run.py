@@ -39,6 +39,7 @@ _EDGE = 80  # sites: larger lattices are timed on coarser ones
 _LONG = 10.0  # seconds of one calibration, about
 _ATTEMPTS = 2e6  # of the shorter walk of a calibration
 _CHAINS = 8  # that are timed, for all of them
+_CLEAR, _STEPS = 0.5, 4096  # seconds that steps are to take beside the beginning, and how many may
 _FIELDS = {"cpu": 6, "cuda": 14}  # in flight in a solve, as `gpuion.homogenization` counts them
 
 
@@ -162,18 +163,17 @@ def anneal(config: Any, data: Dataset, net: Model | None, goals: dict[str, Objec
     """Tell of a run of anneal.py."""
     N, members, total = data.centers.shape[1], config.chains * config.exchange, 0.0
     print(f"would anneal {members} chains of {N} spheres {' and '.join(goals)}, by {config.score}")
-    made = "run.json, state-*.pt, shards of labels, summary.json, traces.json, timing.json"
+    made = "run.json, state-*.pt, state-*.visited, shards, dataset.json, summary.json, traces.json, timing.json"
     if config.rounds:
         folders = " and ".join(f"{kind}-1 … {kind}-{config.rounds}" for kind in ("round", "model"))
         made = f"run.json, rounds.json, {folders}, of a run of anneal.py and of train.py each, at most"
     _files(config.out, made)
     for d, goal in goals.items():
-        first = starts(data, config.ids(world, d)[:_CHAINS], "random", maximize=goal.maximize, seed=config.seed)
-        total += _chains(config, data, net, goal, first, len(config.ids(world, d)))
+        total += _chains(config, data, net, goal, config.ids(world, d))
     kept = sum(config.cycles_of(d) * min(config.samples, config.steps) for d in goals)
     held = members * kept * (12 * N + 8)
     solve = lambda: label(  # noqa: E731
-        first[:1], box=data.box, diameter=data.diameter, sites_per_voxel=data.sites_per_voxel, model=data.model,
+        data.centers[:1], box=data.box, diameter=data.diameter, sites_per_voxel=data.sites_per_voxel, model=data.model,
         tolerance=config.tolerance,
     )  # fmt: skip
     solve()
@@ -190,22 +190,29 @@ def anneal(config: Any, data: Dataset, net: Model | None, goals: dict[str, Objec
     _total(seconds, world)
 
 
-def _chains(config: Any, data: Dataset, net: Model | None, goal: Objective, first: Tensor, chains: int) -> float:
-    """Return the seconds of this process's chains in a direction, from those of some that begin at `first`."""
+def _chains(config: Any, data: Dataset, net: Model | None, goal: Objective, ids: Tensor) -> float:
+    """Return the seconds of this process's chains in a direction, from those of the first few."""
     score, cycles = score_of(net, data, goal, config.batch, config.tolerance), config.cycles_of(goal.direction)
+    begin = functools.partial(starts, data, maximize=goal.maximize, seed=config.seed, objective=goal, net=net)
+    first, climb = begin(ids[:_CHAINS], "random" if config.start == "ascent" else config.start), 0.0
+    if config.start == "ascent" and len(ids):
+        climb = len(ids) * _timed(lambda: begin(ids[:1], "ascent"))
+        print(f"{goal.direction}: {climb:.3g} s to lead {len(ids)} chains along the gradient (measured on one)")
     run = functools.partial(
         move, score, first, box=data.box, diameter=data.diameter, cycles=1, samples=1, maximize=goal.maximize
     )
     run(steps=1)  # compiles what is not
-    some, scale = len(first), chains / max(len(first), 1)
-    one, more = (scale * _timed(functools.partial(run, steps=k)) for k in (1, 5))
-    each = max(more - one, 1e-6) / 4
-    rests = "4 steps" if some == chains else f"4 steps of {some} of them"
+    some, scale = len(first), len(ids) / max(len(first), 1)
+    steps, one = 4, min(_several(lambda _: run(steps=1), 3))
+    while (more := _timed(functools.partial(run, steps=1 + steps))) < one + _CLEAR and steps < _STEPS:
+        steps *= 4
+    each, one = scale * max(more - one, 0.0) / steps, scale * one
+    rests = f"{steps} steps" + ("" if some == len(ids) else f" of {some} of them")
     print(
-        f"{goal.direction}: {each:.3g} s a step of {chains} chains (measured, {rests}), {one:.3g} s to begin a cycle "
-        f"(measured), {cycles} cycles of {config.steps} steps"
+        f"{goal.direction}: {each:.3g} s a step of {len(ids)} chains (measured, {rests}), {one:.3g} s to begin a "
+        f"cycle (measured), {cycles} cycles of {config.steps} steps"
     )
-    return cycles * (one + each * (config.steps - 1))
+    return climb + cycles * (one + each * (config.steps - 1))
 
 
 def _relearning(config: Any, data: Dataset, net: Model, labels: int) -> float:

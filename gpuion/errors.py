@@ -15,7 +15,7 @@ TYPE_CHECKING = False  # as typing has it, whose import takes a tenth of the tim
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
-    from typing import NoReturn
+    from typing import NoReturn, TextIO
 
 CODES = """exit codes:
   0    done
@@ -92,8 +92,9 @@ def run_script(main: Callable[[], None]) -> None:
         main()
         sys.stdout.flush()
     except KeyboardInterrupt as stop:
-        _quiet_stdout()
+        _quiet(sys.stdout)
         _tell_stop()
+        _quiet(sys.stderr)
         sys.exit(_code(*stop.args))
     except ConfigError as error:
         fail(str(error), 2)
@@ -117,15 +118,14 @@ def run_script(main: Callable[[], None]) -> None:
 def fail(message: str, code: int = 1) -> NoReturn:
     """Say in one line what is wrong, unless another rank just said the same, and exit."""
     expect_stops()  # torchrun stops the others once one has failed: that is no error of this one
-    _quiet_stdout()
+    _quiet(sys.stdout)
     line = f"error: {' '.join(message.split())}"
-    if os.environ.get("WORLD_SIZE", "1") == "1":
-        print(line, file=sys.stderr, flush=True)
-    else:
+    if os.environ.get("WORLD_SIZE", "1") != "1":
         from gpuion.distributed import is_first_to_say
 
-        if is_first_to_say(line):
-            print(f"{line} [rank {os.environ.get('RANK', '?')}]", file=sys.stderr, flush=True)
+        line = f"{line} [rank {os.environ.get('RANK', '?')}]" if is_first_to_say(line) else ""
+    if line:
+        _quiet(sys.stderr, line + "\n")
     sys.exit(code)
 
 
@@ -163,12 +163,16 @@ def _code(signum: int = signal.SIGINT) -> int:
 def _tell_stop() -> None:
     if not _told and os.environ.get("RANK", "0") == "0":
         _told.append(_STOPPED)
-        os.write(2, _STOPPED.encode())  # print is not safe in a signal handler
+        try:  # noqa: SIM105, contextlib takes too long to load
+            os.write(2, _STOPPED.encode())  # print is not safe in a signal handler
+        except OSError:  # whoever read it is gone, as in `… 2>&1 | tee` after Ctrl-C
+            pass
 
 
-def _quiet_stdout() -> None:
-    """Flush what was printed; if nobody can take it, drop it, else Python complains on its way out."""
+def _quiet(stream: TextIO, last: str = "") -> None:
+    """Write a last line and flush; if nobody can take it, drop it, else Python complains on its way out."""
     try:
-        sys.stdout.flush()
+        stream.write(last)
+        stream.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

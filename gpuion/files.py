@@ -36,9 +36,11 @@ _UNREADABLE = (
 
 
 def check_file(path: Path) -> None:
-    """Raise IsADirectoryError where a file is to be written and a folder is."""
+    """Raise IsADirectoryError where a file is to be written and a folder is, FileNotFoundError without its folder."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder; give the name of a file in it", str(path))
+    if not path.parent.exists():
+        raise FileNotFoundError(errno.ENOENT, "no such folder; make it first", str(path.parent))
 
 
 @contextlib.contextmanager

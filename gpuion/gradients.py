@@ -55,7 +55,8 @@ def effective_diffusivity(
         D_x instead. Where D_x = 0 the derivative is infinite (g grows as √D_x); it is given as 0 there. With neither,
         D_x = 1.
     tolerance : float
-        Bound in [1e-12, 1) on the estimated relative error of each D_aa, as in `homogenize`.
+        Bound in [1e-12, 1) on the estimated relative error of each D_aa, as in `homogenize`: relative to D_aa or, where
+        D_aa is less, to 1e-6 of the Voigt bound. So a smaller D_aa, of potentials some 60 kT apart, is of no accuracy.
     max_iterations : int
         Iterations after which the solve is given up.
     axes : ints

@@ -107,7 +107,7 @@ def check_settings(
     heat = check_tensor("temperature", temperature)
     numbers = not (heat.is_complex() or heat.dtype is torch.bool)
     if not numbers or not bool(((heat.double() > 0) & heat.double().isfinite()).all()):
-        raise ValueError(f"temperature must be positive, got {reprlib.repr(temperature)}")
+        raise ValueError(f"temperature must be positive and finite, got {reprlib.repr(temperature)}")
     if not is_between(cooling, 0, math.inf) or float(cooling) > 1:
         raise ValueError(f"cooling must lie in (0, 1], got {reprlib.repr(cooling)}")
     return int(cycles), int(steps), int(samples)

@@ -13,6 +13,7 @@ D_x, D_y and D_z are in the unit of D*.
 import dataclasses
 import math
 import reprlib
+import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -57,6 +58,8 @@ class Objective:
         check_flag("maximize", self.maximize)
         if self.target is not None and not is_between(self.target, -math.inf, math.inf):
             raise ValueError(f"target must be a D*, a number, got {reprlib.repr(self.target)}")
+        if (self.target is None) == (self.name == "target"):
+            raise ValueError(f"a target goes with the name 'target' alone, got {self.target} with {self.name!r}")
         if not (is_between(self.caution, 0, math.inf) or is_between(self.caution, -1e-300, 1e-300)):
             raise ValueError(f"caution must be 0 or more standard deviations, got {reprlib.repr(self.caution)}")
         object.__setattr__(self, "caution", float(self.caution))
@@ -101,7 +104,7 @@ class Objective:
         """Return the objective of D*, [C]."""
         if not self.per_axis:
             mean = D.mean(-1) if D.ndim == 2 else D
-            return mean if self.name == "mean" else (mean.double() - (self.target or 0.0)).abs()
+            return mean if self.name == "mean" else (mean.double() - typing.cast(float, self.target)).abs()
         D = D.double()
         if self.name == "even":
             return (D.amax(-1) - D.amin(-1)) / D.mean(-1).clamp_min(_LEAST)

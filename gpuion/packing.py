@@ -47,7 +47,7 @@ def sphere_diameter(n_particles: int, box: float, volume_fraction: float) -> flo
     count = operator.index(n_particles) if is_whole(n_particles, 1) else 0
     if not (0 < count < 2**64 and all(is_between(x, 0, LONGEST) for x in (box, volume_fraction))):
         given = ", ".join(map(reprlib.repr, (n_particles, box, volume_fraction)))
-        raise ValueError(f"n_particles, box and volume_fraction must be positive, got {given}")
+        raise ValueError(f"n_particles, box and volume_fraction must be positive, and at most {LONGEST:g}, got {given}")
     return float(box) * (6 * float(volume_fraction) / (math.pi * count)) ** (1 / 3)
 
 

@@ -161,6 +161,8 @@ def descriptors(study: Study) -> Section:
     figures = {"pairs": (panels.pairs(np.arange(g.shape[1]), curves, touch=touching(data)), text)}
     ungapped = np.concatenate([placed != "gapped", np.ones(annealed.sum(), bool)])
     for key, kept in (("components", np.ones(len(D), bool)), ("ungapped", ungapped)):
+        if key == "ungapped" and kept.all():
+            continue
         found = components(g[torch.from_numpy(kept)], D[kept], annealed[kept])
         if found is None or found.found.scores.shape[1] < 2:
             continue

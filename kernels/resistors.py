@@ -118,6 +118,7 @@ def _pass_on(weights, bias, values, out, curved):
             row[o] = fma(v, d[o], fma(u, c[o], fma(t, b[o], fma(s, a[o], row[o]))))
     if curved:
         for o in range(len(row)):
+            # Within what `exponential` takes; beyond, 1 / (1 + e^−x) is 1 or nothing next to x.
             row[o] = row[o] / (np.float32(1) + exponential(min(max(-row[o], np.float32(-80)), np.float32(80))))
 
 
@@ -185,10 +186,10 @@ def look(res, place, sphere, contact, bath, links, moved, slate):
     centers = links.centers
     R = len(res.rings)
     near, count = np.zeros(N, np.bool_), 0
-    numbers, values = np.empty(N, np.int64), np.empty(2 * R)
+    those, values = np.empty(N, np.int64), np.empty(2 * R)
     for i in range(N):
         if _touched(res.box, centers[i], moved, res.rings[R - 1] + res.ring_width):
-            near[i], numbers[count] = True, i
+            near[i], those[count] = True, i
             _look_around(res, centers, i, values)
             for f in range(2 * R):
                 slate.features[count, f] = (values[f] - res.around_mean[f]) / res.around_scale[f]
@@ -196,15 +197,15 @@ def look(res, place, sphere, contact, bath, links, moved, slate):
     _perceive(place, slate.features, slate.hidden, slate.results, count)
     for k in range(count):
         for c in range(C):
-            links.place[numbers[k], c] = slate.features[k, 2 * R + c] = slate.results[k, c]
+            links.place[those[k], c] = slate.features[k, 2 * R + c] = slate.results[k, c]
     _perceive(sphere, slate.features, slate.hidden, slate.results, count)
     for k in range(count):
-        node = links.node[numbers[k]]
+        node = links.node[those[k]]
         node[0] = bath.heavy * np.exp(0.3 * np.float64(slate.results[k, 0]) + res.common[0])
         node[1] = np.exp(_clamp(np.float64(slate.results[k, 1])))
         node[2] = 3 * np.exp(_clamp(np.float64(slate.results[k, 2]) + res.common[1]))
         node[3] = bath.polarizable * np.exp(_clamp(np.float64(slate.results[k, 3]) + res.common[3]))
-    _look_at_contacts(res, contact, links, numbers[:count], near, slate)
+    _look_at_contacts(res, contact, links, those[:count], near, slate)
 
 
 @inline
@@ -220,8 +221,8 @@ def _describe(res, distance, beside, tail, head, out):
 
 
 @inline
-def _look_at_contacts(res, contact, links, numbers, near, slate):
-    """Set the conductances of contacts with an end among `numbers`, those that are `near`.
+def _look_at_contacts(res, contact, links, those, near, slate):
+    """Set the conductances of contacts with an end among `those`, the numbers of the spheres that are `near`.
 
     A moved sphere beside a contact is near an end of it, by the sides and the median of a triangle: of two spheres c
     apart, the nearer one lies at most √(d² + c²/4) from a sphere at d from the middle between them. `network_score`
@@ -231,7 +232,7 @@ def _look_at_contacts(res, contact, links, numbers, near, slate):
     centers, count = links.centers, 0
     values = np.empty(T)
     distances = np.empty(len(slate.pairs))
-    for one in numbers:
+    for one in those:
         for other in range(N):
             if other == one or (near[other] and other < one):
                 continue

@@ -32,7 +32,7 @@ def fma(typing, a, b, c):  # noqa: ARG001, numba's signature
 
 
 def aligned(*size: int) -> np.ndarray:
-    """Return zeros float32 that begin with a line of the cache; a vector that lies across two takes twice the time."""
+    """Return zeros float32, the first at a line of the cache: a vector that lies across two takes twice the time."""
     flat = np.zeros(math.prod(size) + 16, np.float32)
     first = -flat.ctypes.data % 64 // 4
     return flat[first : first + math.prod(size)].reshape(size)
@@ -70,17 +70,20 @@ def add_rows(rows, begin, weights, out):
 
 @inline
 def exponential(x):
-    """Return e^x of a float32 within ±87, to 1e-7 of it, in a loop of vectors: x = n log 2 + r, and a series in r.
+    """Return e^x of a float32 within ±87, to 1e-7 of it, in a loop of vectors: 2ⁿ e^r with x = n log 2 + r.
 
-    Of a sum with 1.5 · 2²³ the lowest bits are the nearest whole number.
+    Adding 1.5 · 2²³, whose float32 neighbours are 1 apart, rounds x / log 2 to the whole number n, and leaves n in the
+    lowest bits of the sum. Log 2 is taken off in two parts, of which n times the first is exact. The polynomial
+    1 + r + r² (1/2 + …) is the one of Moshier's Cephes library, expf. Numba would widen what is not cast.
     """
-    whole = np.float32(12582912.0)
-    shifted = fma(x, np.float32(1.442695041), whole)
+    whole = np.float32(12582912.0)  # 1.5 · 2²³
+    shifted = fma(x, np.float32(1.442695041), whole)  # 1 / log 2
     n = shifted - whole
     r = fma(n, np.float32(2.12194440e-4), fma(n, np.float32(-0.693359375), x))
     series = fma(np.float32(1.9875691500e-4), r, np.float32(1.3981999507e-3))
     series = fma(fma(series, r, np.float32(8.3334519073e-3)), r, np.float32(4.1665795894e-2))
     series = fma(fma(fma(series, r, np.float32(1.6666665459e-1)), r, np.float32(0.5)), r, np.float32(1))
+    # n into the bits of a float32's exponent, beside that of 1.
     power = np.int32((np.float32(shifted).view(np.int32) << 23) + 0x3F800000)
     return fma(series, r, np.float32(1)) * np.int32(power).view(np.float32)
 

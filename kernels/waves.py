@@ -22,8 +22,9 @@ class Waves(NamedTuple):
 
     `plane` int64 [P, 2] are q_y and q_z, of which q_x = x takes the first `counts` [t + 1][x]; `x` and `pair` [H] are a
     wave's, `k` [H, 3] itself, and `own` [H] its place. Of two waves, [H, H], `added` and `less` are the places of sum
-    and difference, and `sign`, int8, is −1 where that of the opposite of the difference is meant. Places are unsigned:
-    of a signed one numba asks whether it counts from the end, which keeps loops from vectors.
+    and difference, and `sign`, int8, is −1 where that of the opposite of the difference is meant. Places are unsigned,
+    uint32, and widened where read: of a signed one numba asks whether it counts from the end, which keeps loops from
+    vectors.
     """
 
     plane: np.ndarray
@@ -60,7 +61,7 @@ def waves(steps: np.ndarray, unit: float) -> Waves:
     less = place(*(sign * (n[:, None] - n) for n in (x, y, z)))
     return Waves(
         plane, counts, steps[:, 0].astype(np.uint64), number[y + top, z + top].astype(np.uint64), unit * steps,
-        place(x, y, z), added.astype(np.uint32), less.astype(np.uint32), sign,
+        place(x, y, z).astype(np.uint32), added.astype(np.uint32), less.astype(np.uint32), sign,
     )  # fmt: skip
 
 

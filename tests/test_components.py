@@ -130,8 +130,9 @@ def test_what_has_no_components_is_refused(x, words):
         (torch.rand(1, 2), torch.rand(1), "n ≥ 2"),
         (torch.rand(4, 2), torch.rand(4, 1), r"\[4, 2\] and \[4, 1\]"),
         (torch.rand(4, 2), torch.full((4,), 0.25), "b is 0.25 in all 4 rows"),
-        (torch.rand(4, 2), torch.tensor([0.0, 1.0, torch.inf, 2.0]), "b must be finite"),
-        (torch.full((4, 1), torch.nan), torch.rand(4), "a must be finite"),
+        (torch.rand(4, 2), torch.tensor([0.0, 1.0, torch.inf, 2.0]), "b must be numbers within"),
+        (torch.full((4, 1), torch.nan), torch.rand(4), "a must be numbers within"),
+        (torch.full((4, 1), -1e308, dtype=torch.float64), torch.rand(4), r"got -1e\+308 at \[0, 0\]"),
     ],
 )
 def test_what_cannot_be_correlated_is_refused(a, b, words):

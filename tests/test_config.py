@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gpuion.config import option, parse, settings
+from gpuion.config import Parser, option, parse, settings
 from gpuion.errors import ConfigError, DatasetError
 
 ROOT = Path(__file__).parent.parent
@@ -107,6 +107,8 @@ def test_files_that_cannot_be_read(run, tmp_path):
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match=r"binary.toml is not valid TOML"):
         run("--config", tmp_path / "binary.toml")
+    with pytest.raises(ConfigError, match=r"/dev/zero has more than the 8192 bytes"):
+        run("--config", "/dev/zero")
 
 
 def test_unknown_preset(run):
@@ -123,7 +125,7 @@ def test_unknown_preset(run):
         (["--structurs", "5"], "unknown flag --structurs; did you mean --structures? (see simulate.py --help)"),
         (["--structurs=5"], "unknown flag --structurs; did you mean --structures?"),
         (["--ranges", "5"], "unknown flag --ranges (see"),
-        (["--struct", "5"], "unknown flag --struct"),
+        (["--struct", "5"], "unknown flag --struct; did you mean --structures?"),
         (["5"], "no use for 5 (see"),
         (["--quick", "5", "6"], "no use for 5 6 (see"),
         (["--structures", "many"], "argument --structures: invalid int value: 'many'"),
@@ -140,6 +142,21 @@ def test_a_wrong_flag_is_one_line_and_code_2(run, capsys, flags, message):
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
     assert message in lines[0]
+
+
+def test_a_misspelt_flag_is_named_before_what_is_missing_without_it(capsys):
+    parser = Parser(prog="x")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--rtol")
+    parser.add_argument("--tolerance")
+    for flags, message in (
+        (["--dat", "y"], "unknown flag --dat; did you mean --data? (see x --help)"),
+        (["--data", "y", "--tol", "1"], "unknown flag --tol; did you mean --tolerance? (see x --help)"),
+        ([], "the following arguments are required: --data (see x --help)"),
+    ):
+        with pytest.raises(SystemExit):
+            parser.parse_args(flags)
+        assert capsys.readouterr().err == f"error: {message}\n"
 
 
 def test_help_shows_flags_and_defaults(run, capsys):

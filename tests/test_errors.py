@@ -168,6 +168,19 @@ def test_output_that_nobody_can_take_is_one_line():
     ]
 
 
+@pytest.mark.parametrize("kind", ["wait", "config"])
+def test_a_reader_of_errors_that_is_gone_changes_no_exit_code(kind):
+    """As in `simulate.py 2>&1 | tee log`, where Ctrl-C ends tee as well."""
+    there, here = os.pipe()
+    with subprocess.Popen([sys.executable, "-c", ERRORS, kind], stdout=-1, stderr=here, text=True, cwd=ROOT) as process:
+        os.close(here)
+        os.close(there)
+        if kind == "wait":
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(signal.SIGINT)
+    assert process.returncode == (130 if kind == "wait" else 2)
+
+
 RANKS = """
 import sys
 from gpuion.config import Parser

@@ -95,6 +95,12 @@ def test_goals_that_make_no_sense_are_refused(given, says):
         goals(*given)
 
 
+@pytest.mark.parametrize("given", [{"name": "target"}, {"name": "x", "target": 0.2}])
+def test_a_target_goes_with_its_name(given):
+    with pytest.raises(ValueError, match="a target goes with the name 'target' alone"):
+        gpuion.Objective(**given)
+
+
 @pytest.mark.parametrize("target", [0.0, -0.1, 5.0, 6.0, math.nan])
 def test_a_target_that_nothing_can_have_is_refused(target):
     """D is at most that of the solvent, 1: D* at most 1 / 0.2."""

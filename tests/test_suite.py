@@ -91,6 +91,41 @@ def test_cases_without_time_are_left_out_and_named(driver, tmp_path, capsys):
     assert run.table([good], dropped).endswith("1 cases done, no time for: long")
 
 
+def test_a_suite_that_is_stopped_stops_its_case(tmp_path):
+    code = f"""
+import sys
+sys.path.insert(0, {str(BENCH)!r})
+import run, suite
+from gpuion.errors import run_script
+suite.SUITES["gpu"] = (suite.Part(case="endless", limit=100),)
+run.__file__ = {str(tmp_path / "driver.py")!r}
+run_script(lambda: run.main(["--suite", "gpu", "--out", {str(tmp_path)!r}]))
+"""
+    (tmp_path / "driver.py").write_text(DRIVER.replace("sys.argv[2], sys.argv[4]", "sys.argv[-3], sys.argv[-1]"))
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as process:
+        child = tmp_path / "child"
+        while not (child.exists() and child.read_text()):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+    assert process.returncode == 143
+    assert not is_alive(int(child.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--threads", "0"], "above 0, got 0 and 540"),
+        (["--budget", "nan"], "above 0, got"),
+        (["--device", "tpu"], "device must be auto, cpu or cuda, got tpu"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(flags, words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run.main(flags)
+    assert words in capsys.readouterr().err
+
+
 def test_the_file_has_the_rows_so_far(tmp_path):
     path, seen = tmp_path / "case.json", []
 

@@ -135,6 +135,11 @@ def test_what_cannot_be_written_is_refused_before_a_file_is_there(tmp_path, stru
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=re.escape(f"no such folder; make it first: '{tmp_path / 'none'}'")):
+        write_xyz(tmp_path / "none" / "x.xyz", torch.rand(1, 2, 3), box=9.0, diameter=2.0)
+
+
 def test_a_file_is_replaced_whole_or_kept(tmp_path, monkeypatch):
     path = tmp_path / "a.xyz"
     write_xyz(path, X, box=20.0, diameter=4.0)
