@@ -28,6 +28,7 @@ from gpuion.distributed import World
 from gpuion.errors import NO_ROOM, CheckpointError, ConfigError, DatasetError
 
 _PARTIAL = ".partial"
+_LARGEST = 2**28  # bytes of a text: the predictions of some million structures
 # What torch, pickle and zipfile raise on files that are none of theirs; RecursionError is a RuntimeError.
 _UNREADABLE = (
     zipfile.BadZipFile, struct.error, EOFError, OSError, RuntimeError, MemoryError, ValueError,
@@ -141,6 +142,15 @@ def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> dict[s
     return content
 
 
+def read_text(path: Path) -> str:
+    """Return the text of a file that is no larger than any of ours; ValueError for another, and OSError."""
+    with path.open("rb") as file:
+        content = file.read(_LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise ValueError(f"more than {_LARGEST / 2**20:.0f} MiB, which no file of a run has")
+    return content.decode("utf8")
+
+
 def read_json(path: Path, kind: type = dict) -> Any:
     """Return the value of a JSON file, an object if no other kind is asked for.
 
@@ -150,7 +160,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
         If the file is missing or damaged, or holds another kind.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf8"))
+        value = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: expected a JSON file, found: {type(error).__name__} {error}") from None
     if not isinstance(value, kind):

@@ -80,7 +80,7 @@ def _mark(name: str) -> tuple[str, str]:
 def _history(home: Path) -> list[dict[str, Any]]:
     path = home / "history.jsonl"
     try:
-        return [dict(json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+        return [dict(json.loads(line)) for line in files.read_text(path).splitlines()] if path.exists() else []
     except (ValueError, TypeError, RecursionError) as error:
         raise DatasetError(f"{path}: expected a JSON object a line, found: {error}") from None
 

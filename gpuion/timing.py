@@ -62,6 +62,6 @@ def peak_memory(device: torch.device) -> int:
 
 def _earlier(path: Path) -> list[Any]:
     try:
-        return list(json.loads(path.read_text()))
+        return list(json.loads(files.read_text(path)))
     except (OSError, ValueError, TypeError):
         return []  # a note about the past is no reason to fail

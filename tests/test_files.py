@@ -12,7 +12,7 @@ import gpuion
 from gpuion import files
 from gpuion.config import option
 from gpuion.distributed import World
-from gpuion.errors import CheckpointError, ConfigError
+from gpuion.errors import CheckpointError, ConfigError, DatasetError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,3 +167,9 @@ def test_a_folder_in_a_files_place_is_named(tmp_path):
             write()
         assert str(error.value).endswith(f"is a folder; give the name of a file in it: {str(tmp_path)!r}")
     assert not list(tmp_path.parent.glob(".*.partial"))
+
+
+def test_a_text_that_never_ends_is_not_read_to_its_end(monkeypatch):
+    monkeypatch.setattr(files, "_LARGEST", 2**20)
+    with pytest.raises(DatasetError, match="/dev/zero: expected a JSON file, found: ValueError more than 1 MiB"):
+        files.read_json(Path("/dev/zero"))
