@@ -130,7 +130,7 @@ def chains(
                     legend(axes, "best")
                 top = float(values.max())
                 for said, value in (marks or {}).items():
-                    if value <= 1.6 * values.max():
+                    if way == "max" or value <= 1.15 * values.max():  # what is to be beaten is in sight
                         top = max(top, value)
                         axes.axhline(value, color="black", lw=1, ls="--", zorder=1)
                         axes.annotate(said, (0.99, value), xycoords=("axes fraction", "data"), xytext=(0, 3),
