@@ -113,7 +113,7 @@ def test_info_says_what_is_there(tmp_path, capsys):
         (["info", "/dev/null"], 1, "error: /dev/null: expected a readable HDF5 file"),
         (["merge", "/nowhere", "--out", "x"], 1, "error: /nowhere: expected a folder"),
         (["merge", "a", "--out", "x", "--uot", "y"], 2, "error: unknown flag --uot; did you mean --out?"),
-        (["merge", "a"], 2, "error: unknown flag --ou; did you mean --out?"),
+        (["merge", "a"], 2, "error: the following arguments are required: --out"),
         (["merge", "a", "--ou", "x"], 2, "error: unknown flag --ou; did you mean --out?"),
         (["inof", "a"], 2, "error: argument command: invalid choice: 'inof'"),
         ([], 2, "error: the following arguments are required: command"),
